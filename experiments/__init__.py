@@ -1,0 +1,1 @@
+"""p against q: the command line, comparisons, and published results to reproduce."""
