@@ -42,7 +42,8 @@ def test_objectives_have_one_home_each() -> None:
 def test_listing_imports_neither_torch_nor_pyro() -> None:
     code = (
         "import sys; from zoo.registry import KINDS, names; [names(kind) for kind in KINDS]; "
-        "heavy = {'torch', 'pyro', 'sklearn', 'numpy'} & sys.modules.keys(); assert not heavy, heavy"
+        "heavy = {'torch', 'pyro', 'sklearn', 'numpy'} & sys.modules.keys(); "
+        "assert not heavy, heavy"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
