@@ -17,7 +17,9 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+Definition = TypeVar("Definition", ast.ClassDef, ast.FunctionDef)
 
 
 class Entry(NamedTuple):
@@ -150,7 +152,7 @@ def _parsed(path: Path, modified: int) -> ast.Module:
     return ast.parse(path.read_bytes(), str(path))
 
 
-def _public(tree: ast.Module, kind: type[Any]) -> list[Any]:
+def _public(tree: ast.Module, kind: type[Definition]) -> list[Definition]:
     """The top-level definitions of a kind that ``__all__`` lists, or that have a public name."""
     listed = _literal(tree, "__all__")
     return [
