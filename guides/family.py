@@ -1,0 +1,64 @@
+"""What a family is: a distribution over R^d for every parameter vector κ."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+
+from zoo.data import Batch
+from zoo.model import Model
+
+
+class Family(nn.Module):
+    """Ψ(z; κ), a distribution over z in R^d with parameters κ in R^P for each datapoint.
+
+    A family writes ``num_params``, ``initial`` and ``forward``; batching, particles, supports and
+    the source of κ are the guide's.
+
+    Args:
+        dim: d.
+        init_scale: the standard deviation that q starts with.
+
+    Attributes:
+        has_density: False where q is a point mass, whose objective is no bound.
+        uses_kappa: False where q comes from elsewhere and has no parameters of its own.
+    """
+
+    has_density: ClassVar[bool] = True
+    uses_kappa: ClassVar[bool] = True
+    infer: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, dim: int, init_scale: float = 1.0):
+        super().__init__()
+        if init_scale <= 0:
+            raise ValueError(f"init_scale is a standard deviation, got {init_scale}")
+        self.dim, self.init_scale = dim, init_scale
+
+    @property
+    def num_params(self) -> int:
+        """P, the length of κ."""
+        raise NotImplementedError
+
+    def initial(self) -> Tensor:
+        """(P,), the κ to start from: location 0, scale ``init_scale``."""
+        return torch.zeros(self.num_params)
+
+    def forward(self, kappa: Tensor) -> TorchDistribution:
+        """The distribution over (..., d) for κ (..., P)."""
+        raise NotImplementedError
+
+    def distribution(
+        self, model: Model, batch: Batch, source: Callable[[Batch], Tensor]
+    ) -> TorchDistribution:
+        """q(z | x) of every row: batch shape (B,), event shape (d,)."""
+        return self(source(batch))
+
+
+def inverse_softplus(value: float) -> float:
+    """The u with log(1 + exp(u)) = value > 0."""
+    return value + math.log(-math.expm1(-value))

@@ -1,0 +1,230 @@
+"""q(z | x): any family, with κ from any source, for any model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+import pyro
+import pyro.distributions as dist
+import pyro.infer.autoguide
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from guides.family import Family
+from guides.infer import infer
+from guides.inference import Source
+from guides.posterior import Posterior, posterior
+from guides.sites import Latents, Sites
+from zoo.context import factory
+from zoo.data import Batch, as_dataset
+from zoo.exact import knows
+from zoo.model import Model, as_model, observe, rows
+from zoo.registry import resolve
+from zoo.weights import log_weights
+
+
+class Guide(nn.Module):
+    """q(g) Π_n Ψ(z_n; κ_n): one family for the local latents, one for the global ones.
+
+    The latents are found by one run of the model on the data. Discrete locals are left to be summed
+    out exactly. Supports other than R^d are reached by ``biject_to`` with its Jacobian.
+
+    Args:
+        model: p, a ``Model`` or a plain Pyro function.
+        data: the data set that q is for.
+        family: Ψ, a word (``mean_field``, ``full_rank``, ``exact``, …) or a ``Family`` class.
+        inference: where κ_n comes from, a word (``per_datapoint``, ``amortized``,
+            ``semi_amortized``) or a ``Source`` class.
+        global_family: Ψ of the global latents, or the name of a Pyro AutoGuide
+            (``AutoMultivariateNormal``).
+        family_options, inference_options, global_options: keyword arguments of the three.
+
+    Raises:
+        ValueError: an unknown word (the nearest ones are named), ``exact`` for a model without a
+            posterior, nested plates, a discrete global.
+
+    Example:
+        >>> from zoo.models.ppca import PPCA
+        >>> x = torch.randn(20, 4)
+        >>> model = PPCA(data_dim=4)
+        >>> guide = Guide(model, x, family="full_rank", inference="per_datapoint")
+        >>> guide.posterior(as_dataset(x).batch(), 5).samples["z"].shape
+        torch.Size([5, 20, 2])
+    """
+
+    def __init__(
+        self,
+        model: Model | Callable[..., Any],
+        data: Any,
+        family: str | type[Family] = "mean_field",
+        inference: str | type[Source] = "amortized",
+        *,
+        global_family: str | type[Family] = "mean_field",
+        family_options: Mapping[str, Any] | None = None,
+        inference_options: Mapping[str, Any] | None = None,
+        global_options: Mapping[str, Any] | None = None,
+    ):
+        super().__init__()
+        model, data = as_model(model), as_dataset(data)
+        self.__dict__["model"] = model  # p is not a part of q: no shared parameters in q's state
+        head = data.batch(torch.arange(min(len(data), 97), device=data.device)).to(model.device)
+        model.resolve(head)
+        self.latents = Latents.find(model, head)
+        with factory(model.device, model.dtype):
+            self._build_local(data, family, inference, family_options, inference_options)
+            self._build_global(head, global_family, global_options)
+        self.to(device=model.device, dtype=model.dtype)
+
+    def _build_local(self, data, family, inference, family_options, inference_options) -> None:
+        local = self.latents.local
+        make = resolve("families", family) if isinstance(family, str) else family
+        find = resolve("inference", inference) if isinstance(inference, str) else inference
+        self.family: Family | None = None
+        self.source: Source | None = None
+        if not local.dim:
+            return
+        self.family = make(local.dim, **(family_options or {}))
+        if not self.family.uses_kappa:
+            if not knows(self.model, "posterior"):
+                raise ValueError(
+                    f"{type(self.model).__name__} does not know its posterior; use the family "
+                    "mean_field, full_rank or low_rank"
+                )
+            return
+        hidden = (*local.names, *self.latents.discrete, *self.latents.global_.names)
+        self.source = find(data, self.family.initial(), hidden, **(inference_options or {}))
+
+    def _build_global(self, batch, family, options) -> None:
+        sites = self.latents.global_
+        self.global_family: Family | None = None
+        self.global_kappa: nn.Parameter | None = None
+        self.auto: nn.Module | None = None
+        if not sites.dim:
+            return
+        if isinstance(family, str) and family.startswith("Auto"):
+            self.auto = _auto_guide(self.model, family, sites.names, batch, options or {})
+            return
+        make = resolve("families", family) if isinstance(family, str) else family
+        self.global_family = make(sites.dim, **{"init_scale": 0.1, **(options or {})})
+        if not self.global_family.uses_kappa:
+            raise ValueError("no model knows the exact posterior of its global latents; use another")
+        start = self.global_family.initial()
+        start[: sites.dim] += 0.1 * torch.randn(sites.dim)  # off the saddle points at zero
+        self.global_kappa = nn.Parameter(start)  # (P,)
+
+    @property
+    def has_density(self) -> bool:
+        """False where some part of q is a point mass: then no objective is a bound on log p(x)."""
+        parts = [f for f in (self.family, self.global_family) if f is not None]
+        return all(f.has_density for f in parts) and "Delta" not in type(self.auto).__name__
+
+    @property
+    def amortized(self) -> bool:
+        """Whether unseen rows need no optimisation."""
+        return self.source is None or self.source.amortized
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Draws the latents that the batch lacks; returns them by name."""
+        with factory(self.model.device, self.model.dtype):
+            return self.draw(batch, self._source(batch))
+
+    def _source(self, batch: Batch) -> Callable[[Batch], Tensor]:
+        source = self.source
+        if source is None:
+            return lambda _: torch.empty(0)
+        return lambda b: source(b, lambda kappa: self._score(b, kappa))
+
+    def _score(self, batch: Batch, kappa: Tensor) -> Tensor:
+        """(B,): one noisy ELBO a datapoint at κ, hidden from every handler outside."""
+        particles = getattr(self.source, "num_particles", 1)
+        with poutine.block():
+            weights = log_weights(
+                self.model, lambda b: self.draw(b, lambda _: kappa), batch, particles
+            )
+        return weights.bound(lambda h: h.mean(-2))[0]
+
+    def draw(self, batch: Batch, source: Callable[[Batch], Tensor]) -> dict[str, Tensor]:
+        """Samples every latent, with κ of the local ones from ``source``."""
+        values: dict[str, Tensor] = {}
+        if self.auto is not None:
+            with pyro.settings.context(module_local_params=True):
+                values |= self.auto(batch)
+        elif self.global_family is not None:
+            q = self.global_family(self.global_kappa)
+            values |= _sample("_global", q, self.latents.global_, self.global_family)
+        if self.family is not None:
+            q = self.family.distribution(self.model, batch, source)
+            with rows(batch, self.model.plate):
+                values |= _sample("_local", q, self.latents.local, self.family)
+        return values
+
+    def distribution(self, batch: Batch) -> dist.TorchDistribution:
+        """q over the packed, unconstrained local latents: batch shape (B,), event shape (d,)."""
+        if self.family is None:
+            raise ValueError("the model has no continuous local latents")
+        return self.family.distribution(self.model, batch, self._source(batch))
+
+    def log_prob(self, batch: Batch, latents: Mapping[str, Tensor]) -> Tensor:
+        """log q(z | x) of given local latents (..., B, *event) -> (..., B), in nats."""
+        raw, log_jacobian = self.latents.local.pack(latents)
+        density = self.family is not None and self.family.has_density
+        return self.distribution(batch).log_prob(raw) - (log_jacobian if density else 0)
+
+    def log_prob_global(self, latents: Mapping[str, Tensor]) -> Tensor:
+        """log q(g) of given global latents (..., *event) -> (...), in nats."""
+        if self.global_family is None or self.global_kappa is None:
+            raise ValueError("no global latents with a density of ours (an AutoGuide has its own)")
+        raw, log_jacobian = self.latents.global_.pack(latents)
+        density = self.global_family.has_density
+        return self.global_family(self.global_kappa).log_prob(raw) - (log_jacobian if density else 0)
+
+    def posterior(self, batch: Batch, num_samples: int = 1000) -> Posterior:
+        """Named draws of q for the rows of a batch. See ``guides.posterior``."""
+        return posterior(self, batch, num_samples)
+
+    def infer(self, data: Any, **options: Any) -> Self:
+        """A guide for unseen rows, the model and everything trained left as they are.
+
+        An encoder is applied as it is; a table is optimised with the model frozen. See
+        ``guides.infer``.
+        """
+        return infer(self, as_dataset(data), **options)
+
+    def with_source(self, source: Source) -> Self:
+        """The same guide, sharing everything but where κ comes from."""
+        other = type(self).__new__(type(self))
+        nn.Module.__init__(other)
+        other.__dict__.update({k: v for k, v in self.__dict__.items() if k != "_modules"})
+        other._modules = {**self._modules, "source": source}
+        return other
+
+
+def _sample(name: str, q: Any, sites: Sites, family: Family) -> dict[str, Tensor]:
+    """Draws q and hands each site its part, with log q(z) = log q(u) - log |dz/du|."""
+    if sites.identity:
+        return {sites.names[0]: pyro.sample(sites.names[0], q, infer=dict(family.infer))}
+    raw = pyro.sample(name, q, infer={"is_auxiliary": True, **family.infer})
+    values, log_jacobians = sites.unpack(raw)
+    result = {}
+    for site in sites.sites:
+        value, density = values[site.name], -log_jacobians[site.name] * family.has_density
+        batch_shape = value.shape[: value.dim() - site.event_dim]
+        if site.plated:  # one Jacobian for the whole plate, shared out over it
+            density = density / site.shape[: len(site.shape) - site.event_dim].numel()
+        delta = dist.Delta(value, density.expand(batch_shape), event_dim=site.event_dim)
+        result[site.name] = pyro.sample(site.name, delta)
+    return result
+
+
+def _auto_guide(model: Model, name: str, sites: Any, batch: Batch, options: Any) -> nn.Module:
+    """A Pyro AutoGuide of the global latents alone, its parameters made at once."""
+    make = getattr(pyro.infer.autoguide, name, None)
+    if make is None:
+        known = [n for n in dir(pyro.infer.autoguide) if n.startswith("Auto")]
+        raise ValueError(f"Pyro has no AutoGuide {name!r}; it has {known}")
+    with pyro.settings.context(module_local_params=True), poutine.block():
+        auto = make(poutine.block(observe(model), expose=list(sites)), **options)
+        auto(batch.unscaled())
+    return auto

@@ -1,0 +1,201 @@
+"""Where the parameters κ_n of q(z_n) come from: a table, an encoder, or an encoder and a few steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from guides.family import inverse_softplus
+from zoo.data import Batch, Dataset
+from zoo.nets import MLP
+
+Objective = Callable[[Tensor], Tensor]  # κ (B, P) -> a noisy bound for each datapoint (B,)
+
+
+class Source(nn.Module):
+    """κ_n for the rows of a batch: ``forward(batch, objective) -> (B, P)``.
+
+    Args:
+        data: the data set that the guide is for; its shapes build encoders, its length tables.
+        initial: (P,), the κ to start from.
+        latents: names of the model's latents, which an encoder never reads.
+
+    Attributes:
+        amortized: whether unseen rows get their κ without an optimisation.
+    """
+
+    amortized: ClassVar[bool] = True
+
+    def __init__(self, data: Dataset, initial: Tensor, latents: tuple[str, ...] = ()):
+        super().__init__()
+        self.num_params = len(initial)
+
+    def forward(self, batch: Batch, objective: Objective) -> Tensor:
+        raise NotImplementedError
+
+
+class PerDatapoint(Source):
+    """κ_n = row n of a table: one free vector a datapoint; a step costs O(batch), not O(N).
+
+    The gradient is sparse, and so is the optimizer's step; the table and its two moments take
+    3 N P numbers. Unseen rows need an optimisation: ``guide.infer(data)``.
+
+    Reference: Hoffman, Blei, Wang and Paisley, "Stochastic Variational Inference", 2013.
+    """
+
+    amortized: ClassVar[bool] = False
+
+    def __init__(self, data: Dataset, initial: Tensor, latents: tuple[str, ...] = ()):
+        super().__init__(data, initial, latents)
+        table = initial.expand(len(data), -1).clone()
+        self.table = nn.Embedding.from_pretrained(table, freeze=False, sparse=True)  # (N, P)
+        self.fingerprint = data.fingerprint
+
+    def forward(self, batch: Batch, objective: Objective) -> Tensor:
+        if batch.fingerprint != self.fingerprint:
+            raise ValueError(
+                f"this guide has a table of {self.table.num_embeddings} rows for the data set it "
+                f"was built with; the batch belongs to another, of {batch.size} rows: call "
+                "guide.infer(data) for unseen rows"
+            )
+        return self.table(batch.index)
+
+
+class Amortized(Source):
+    """κ_n = κ_0 + g(x_n): one network for all datapoints.
+
+    The network reads the observed values of the row (flattened, standardised by the mean and
+    standard deviation of the data it was built from) and, where entries are missing, which ones.
+
+    Args:
+        hidden: widths of the hidden layers; ``[]`` is a linear encoder.
+        activation: ``relu``, ``tanh``, ``softplus``, ``elu``, ``gelu`` or ``silu``.
+        encoder: a network of yours from the standardised features (B, F) to (B, P).
+
+    Reference: Kingma and Welling, "Auto-Encoding Variational Bayes", 2014.
+    """
+
+    def __init__(
+        self,
+        data: Dataset,
+        initial: Tensor,
+        latents: tuple[str, ...] = (),
+        hidden: tuple[int, ...] = (64, 64),
+        activation: str = "relu",
+        encoder: nn.Module | None = None,
+    ):
+        super().__init__(data, initial, latents)
+        self.names = tuple(name for name in data.names if name not in latents)
+        if not self.names:
+            raise ValueError("the data have no observed values for an encoder to read")
+        head = self._raw(data.batch(torch.arange(min(len(data), 10_000), device=data.device)))
+        self.masked = tuple(name for name in self.names if name in data.observed)
+        spread = head.std(0, correction=0)
+        self.register_buffer("center", head.mean(0))  # (F,)
+        self.register_buffer("spread", torch.where(spread > 0, spread, 1.0))  # (F,)
+        self.register_buffer("start", initial)  # (P,)
+        width = head.shape[-1] + sum(data[name][0].numel() for name in self.masked)
+        self.encoder = encoder or MLP(width, tuple(hidden), len(initial), activation)
+        if encoder is None:
+            last = [m for m in self.encoder.modules() if isinstance(m, nn.Linear)][-1]
+            with torch.no_grad():  # start near κ_0, whatever x is
+                last.weight.mul_(0.1)
+                last.bias.zero_()
+
+    def _raw(self, batch: Batch) -> Tensor:
+        values = [batch[name].reshape(len(batch), -1) for name in self.names]
+        return torch.cat([v.to(torch.get_default_dtype()) for v in values], -1)
+
+    def features(self, batch: Batch) -> Tensor:
+        """(B, F): what the encoder reads."""
+        if lost := sorted(set(self.names) - set(batch.values)):
+            raise ValueError(f"the encoder reads {list(self.names)}, the batch lacks {lost}")
+        raw = self._raw(batch).to(self.center.dtype)
+        scaled = (raw - self.center) / self.spread
+        if not self.masked and not batch.observed:
+            return scaled
+        if extra := sorted(set(batch.observed) - set(self.masked)):
+            raise ValueError(
+                f"{extra} have missing entries, which this encoder has never seen; build the guide "
+                "on data with missing entries, or use per_datapoint"
+            )
+        everything = {name: torch.ones_like(batch[name], dtype=torch.bool) for name in self.names}
+        masks = {**everything, **batch.observed}
+        present = torch.cat([masks[name].reshape(len(batch), -1) for name in self.names], -1)
+        shown = [masks[name].reshape(len(batch), -1) for name in self.masked]
+        return torch.cat([scaled * present, *(m.to(scaled.dtype) for m in shown)], -1)
+
+    def forward(self, batch: Batch, objective: Objective) -> Tensor:
+        kappa = self.encoder(self.features(batch))
+        if kappa.shape != (len(batch), self.num_params):
+            raise ValueError(
+                f"the encoder returned {tuple(kappa.shape)}, the family needs "
+                f"{(len(batch), self.num_params)}"
+            )
+        return self.start + kappa
+
+
+class SemiAmortized(Amortized):
+    """κ_n from an encoder, then ``steps`` gradient steps on the bound of each datapoint.
+
+    κ ← κ + η ⊙ ∇_κ ELBO_n(κ), η > 0 learned with the rest; a gradient longer than ``clip`` is
+    shortened to it. Every step draws noise of its own, apart from the noise that the bound is then
+    evaluated with: a bound scored with the noise that chose κ is not one.
+
+    Args:
+        hidden: widths of the encoder's hidden layers.
+        activation: as for ``amortized``.
+        encoder: a network of yours.
+        steps: T.
+        step_size: η at the start.
+        num_particles: draws for each inner gradient.
+        clip: the longest inner gradient, in nats per unit of κ.
+        through: whether training differentiates through the steps; without, the encoder gets the
+            gradient of its own κ only through the last value.
+
+    Reference: Kim, Wiseman, Miller, Sontag and Rush, "Semi-Amortized Variational Autoencoders",
+    2018.
+    """
+
+    def __init__(
+        self,
+        data: Dataset,
+        initial: Tensor,
+        latents: tuple[str, ...] = (),
+        hidden: tuple[int, ...] = (64, 64),
+        activation: str = "relu",
+        encoder: nn.Module | None = None,
+        steps: int = 4,
+        step_size: float = 0.01,
+        num_particles: int = 4,
+        clip: float = 10.0,
+        through: bool = True,
+    ):
+        super().__init__(data, initial, latents, hidden, activation, encoder)
+        if steps < 1 or step_size <= 0 or clip <= 0 or num_particles < 1:
+            raise ValueError("steps, step_size, num_particles and clip are positive")
+        self.steps, self.clip, self.through = steps, clip, through
+        self.num_particles = num_particles
+        raw = torch.full_like(initial, inverse_softplus(step_size))
+        self.raw_step = nn.Parameter(raw)  # (P,)
+
+    def forward(self, batch: Batch, objective: Objective) -> Tensor:
+        kappa = super().forward(batch, objective)
+        keep = self.through and torch.is_grad_enabled()
+        start = kappa
+        with torch.enable_grad():
+            for _ in range(self.steps):
+                kappa = kappa if keep else kappa.detach()
+                kappa = kappa if kappa.requires_grad else kappa.requires_grad_()
+                (slope,) = torch.autograd.grad(objective(kappa).sum(), kappa, create_graph=keep)
+                length = slope.norm(dim=-1, keepdim=True)
+                slope = slope * (self.clip / length.clamp_min(self.clip))
+                kappa = kappa + softplus(self.raw_step) * slope
+        if keep:
+            return kappa
+        # Straight through: the value after the steps, the encoder's gradient as if there were none.
+        return (kappa - start).detach() + start

@@ -1,0 +1,88 @@
+"""Draws of q by name, with their moments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from zoo.data import Batch
+from zoo.weights import log_weights
+
+if TYPE_CHECKING:
+    from guides.guide import Guide
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """S draws of the latents of B rows.
+
+    Attributes:
+        samples: by site; local (S, B, *event), global (S, *event), discrete (S, B) drawn from
+            q(z) p(y | x, z).
+        log_q: (S, B), log q(z | x) of the continuous local latents, in nats.
+        log_q_global: (S,), log q(g).
+        probabilities: by discrete site, (B, C): p(y | x, z) averaged over the draws, which is the
+            responsibilities where nothing else is latent.
+    """
+
+    samples: dict[str, Tensor]
+    log_q: Tensor
+    log_q_global: Tensor
+    probabilities: dict[str, Tensor]
+
+    @property
+    def mean(self) -> dict[str, Tensor]:
+        """Posterior means of the continuous latents, over the draws."""
+        return {k: v.mean(0) for k, v in self.samples.items() if k not in self.probabilities}
+
+    @property
+    def sd(self) -> dict[str, Tensor]:
+        """Posterior standard deviations of the continuous latents, over the draws."""
+        return {k: v.std(0) for k, v in self.samples.items() if k not in self.probabilities}
+
+
+@torch.no_grad()
+def posterior(guide: Guide, batch: Batch, num_samples: int = 1000) -> Posterior:
+    """S independent draws (g, z_1, …, z_B) of q for the rows of a batch.
+
+    Each draw of the global latents goes with one of the local ones. Auxiliary sites are left out.
+
+    Args:
+        guide: q.
+        batch: B rows.
+        num_samples: S.
+
+    Raises:
+        ValueError: fewer than one draw.
+    """
+    if num_samples < 1:
+        raise ValueError(f"num_samples counts draws from 1, got {num_samples}")
+    has_globals = bool(guide.latents.global_.dim)
+    inner, outer = (1, num_samples) if has_globals else (num_samples, 1)
+    weights = log_weights(guide.model, guide, batch, inner, outer)
+    rows = len(batch)
+    samples = {}
+    for site in guide.latents.local.sites:
+        value = weights.values[site.name]
+        samples[site.name] = value.reshape(num_samples, rows, *site.shape)
+    for site in guide.latents.global_.sites:
+        samples[site.name] = weights.values[site.name].reshape(num_samples, *site.shape)
+    log_q = weights.log_q if weights.log_q.dim() == 3 else weights.log_q[0]
+    probabilities: dict[str, Tensor] = {}
+    if weights.enumerated:
+        joint, draws = weights.discrete()
+        sizes = list(weights.enumerated.values())
+        table = joint.mean((1, 2)).reshape(*reversed(sizes), rows)
+        for i, name in enumerate(weights.enumerated):
+            others = [d for d in range(len(sizes)) if d != len(sizes) - 1 - i]
+            probabilities[name] = (table.sum(others) if others else table).T
+            samples[name] = draws[name].reshape(num_samples, rows)
+    return Posterior(
+        samples=samples,
+        log_q=log_q.reshape(num_samples, rows),
+        log_q_global=weights.log_q_global.expand(num_samples),
+        probabilities=probabilities,
+    )

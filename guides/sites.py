@@ -1,0 +1,144 @@
+"""The latents of a model: found by one run, packed into one real vector and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.distributions.util import sum_rightmost
+from torch import Tensor
+from torch.distributions import biject_to
+
+from zoo.data import Batch
+from zoo.handlers import Record, in_plate
+from zoo.model import Model, observe
+
+
+@dataclass(frozen=True)
+class Site:
+    """One continuous latent: its shape per draw, its support, and its size as a real vector."""
+
+    name: str
+    shape: torch.Size  # the event shape; for a global in a plate, the plate's size before it
+    event_dim: int
+    support: Any
+    raw_shape: torch.Size  # the shape after the map to the whole real space
+
+    @property
+    def size(self) -> int:
+        """How many real numbers a draw takes."""
+        return self.raw_shape.numel()
+
+    @property
+    def plated(self) -> bool:
+        """Whether the site stands in a plate of its own (global latents of plain functions)."""
+        return len(self.shape) > self.event_dim
+
+    @classmethod
+    def of(cls, site: Any, local: bool) -> Site:
+        """From a recorded sample site."""
+        fn = site["fn"]
+        batch = torch.Size() if local or not site["cond_indep_stack"] else fn.batch_shape
+        shape = batch + fn.event_shape
+        transform = biject_to(fn.support)
+        return cls(site["name"], shape, fn.event_dim, fn.support, transform.inverse_shape(shape))
+
+
+class Sites:
+    """Continuous latents side by side in one vector of ``dim`` real numbers."""
+
+    def __init__(self, sites: list[Site]):
+        self.sites = tuple(sites)
+        self.dim = sum(site.size for site in sites)
+        only = sites[0] if len(sites) == 1 else None
+        real = only is not None and _is_real(only.support)
+        self.identity = real and only.event_dim == 1 and not only.plated  # type: ignore[union-attr]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The sites' names, in the order of the packed vector."""
+        return tuple(site.name for site in self.sites)
+
+    def unpack(self, raw: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Values by site, and each site's log |dz/du|, from u (..., dim)."""
+        values, log_jacobians, start = {}, {}, 0
+        for site in self.sites:
+            part = raw[..., start : start + site.size]
+            part = part.reshape(raw.shape[:-1] + site.raw_shape)
+            start += site.size
+            transform = biject_to(site.support)
+            value = transform(part)
+            log_jacobian = transform.log_abs_det_jacobian(part, value)
+            extra = log_jacobian.dim() - (raw.dim() - 1)
+            log_jacobians[site.name] = sum_rightmost(log_jacobian, extra)
+            if site.plated and raw.dim() > 1:  # the plate takes the place of the data dimension
+                value = value.squeeze(raw.dim() - 2)
+            values[site.name] = value
+        return values, log_jacobians
+
+    def pack(self, values: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """u (..., dim) and the summed log |dz/du| (...) from values by site."""
+        parts, total = [], torch.zeros(())
+        for site in self.sites:
+            if site.name not in values:
+                raise ValueError(f"no value for the latent {site.name!r}; need {self.names}")
+            value = values[site.name]
+            transform = biject_to(site.support)
+            lead = value.shape[: value.dim() - len(site.shape)]
+            raw = transform.inv(value)
+            log_jacobian = transform.log_abs_det_jacobian(raw, value)
+            total = total + sum_rightmost(log_jacobian, log_jacobian.dim() - len(lead))
+            parts.append(raw.reshape(*lead, site.size))
+        return torch.cat(parts, -1), total
+
+
+@dataclass(frozen=True)
+class Latents:
+    """What is hidden in a model, given a batch: continuous local, global, and discrete local."""
+
+    local: Sites
+    global_: Sites
+    discrete: tuple[str, ...]
+
+    @classmethod
+    def find(cls, model: Model, batch: Batch) -> Latents:
+        """One run of the model, conditioned on the batch; every site that stays free is a latent.
+
+        Raises:
+            ValueError: a discrete latent outside the data plate, or a nested plate, by name.
+        """
+        with poutine.block(), Record() as record, torch.no_grad():
+            observe(model)(batch)
+        local, global_, discrete = [], [], []
+        for name, site in record.sites.items():
+            if site["is_observed"]:
+                continue
+            inside = in_plate(site, model.plate)
+            if inside and len(site["cond_indep_stack"]) > 1:
+                plates = [frame.name for frame in site["cond_indep_stack"]]
+                raise ValueError(
+                    f"latent {name!r} stands in the nested plates {plates}; only the data plate is "
+                    "supported: write the other dimensions with .to_event(...)"
+                )
+            if site["fn"].support.is_discrete:
+                if not inside or not site["fn"].has_enumerate_support:
+                    where = "outside the data plate" if not inside else "without a finite support"
+                    raise ValueError(
+                        f"discrete latent {name!r} {where} cannot be enumerated; sum it out in the "
+                        "model or make it continuous"
+                    )
+                discrete.append(name)
+            else:
+                (local if inside else global_).append(Site.of(site, inside))
+        return cls(Sites(local), Sites(global_), tuple(discrete))
+
+
+def _is_real(support: Any) -> bool:
+    """Whether a support is the whole of R^d."""
+    base = getattr(support, "base_constraint", support)
+    return base is torch.distributions.constraints.real or support is (
+        torch.distributions.constraints.real_vector
+    )

@@ -1,0 +1,268 @@
+"""What a model is: a joint distribution over latents and data, written once, conditioned outside.
+
+``Model`` is the contract, ``observe`` conditions a model on a batch, and ``plain`` lets any ordinary
+Pyro function with ``obs=`` stand where a model is expected.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, ClassVar, Self
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from zoo.context import factory
+from zoo.data import Batch, Dataset, as_dataset
+from zoo.handlers import InPlateScale, LocalParams, Observe, Record
+
+Guide = Callable[[Batch], Any]
+
+
+class Model(nn.Module):
+    """p(x, z): a Pyro program for ``n`` datapoints and everything hidden behind them.
+
+    ``forward(n, **inputs)`` samples the *joint* inside ``pyro.plate("data", n, dim=-1)``. There is
+    no ``obs=``, no subsampling, no device, no weight on the KL and no branch for missing labels:
+    all of that is put on from outside. Latents that belong to the whole data set are sampled
+    before the plate, with ``.to_event``.
+
+    Attributes:
+        inputs: names taken from the batch, never sampled or scored (exposures, conditions). One
+            with a default in ``forward`` is optional.
+        plate: the name of the data plate.
+
+    A model may know more, and says so by having the method:
+        ``log_evidence(x) -> (B,)``, log p(x) in nats; ``posterior(x)``, a distribution over the
+        continuous local latents, batch (B,); ``initialize(data)``, a start from the data;
+        ``em_step(x)``, one exact EM iteration; ``example() -> (model, data)``.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist
+        >>> class Location(Model):
+        ...     def forward(self, n):
+        ...         with pyro.plate("data", n, dim=-1):
+        ...             z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        ...             return pyro.sample("x", dist.Normal(z, 1.0))
+        >>> Location()(3).shape
+        torch.Size([3])
+    """
+
+    plate: ClassVar[str] = "data"
+    inputs: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("_anchor", torch.empty(0), persistent=False)  # (0,) device and dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives; what it samples lives there too."""
+        return self._anchor.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type of the model and of what it samples."""
+        return self._anchor.dtype
+
+    @classmethod
+    def for_data(cls, data: Any, **options: Any) -> Self:
+        """A model whose ``data_dim`` is that of ``data["x"]``, started by ``initialize``."""
+        data = as_dataset(data)
+        if "data_dim" in inspect.signature(cls).parameters and "data_dim" not in options:
+            if "x" not in data.names:
+                raise ValueError(f"the data have {list(data.names)}, but {cls.__name__} models 'x'")
+            options["data_dim"] = data["x"].shape[-1] if data["x"].dim() > 1 else 1
+        model = cls(**options)
+        model.initialize(data)
+        return model
+
+    def initialize(self, data: Dataset) -> None:
+        """Starts the parameters from the data. By default they stay where they are."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with factory(self.device, self.dtype):
+            return super().__call__(*args, **kwargs)
+
+    def resolve(self, batch: Batch) -> None:
+        """Called before the first run on data; a model has nothing to find out."""
+
+    def run(self, batch: Batch) -> Any:
+        """The joint for the rows of a batch, conditioned on nothing but its inputs."""
+        signature = inspect.signature(self.forward).parameters
+        for name in self.inputs:
+            if name not in batch.values and signature[name].default is inspect.Parameter.empty:
+                raise ValueError(
+                    f"{type(self).__name__} needs the input {name!r}, one value a row, but the "
+                    f"batch has {sorted(batch.values)}; add it to the data set"
+                )
+        return self(len(batch), **{k: batch[k] for k in self.inputs if k in batch.values})
+
+    def conditioned(self, batch: Batch) -> Any:
+        """The joint for the rows of a batch, its sites conditioned on the batch's values."""
+        values = {k: v for k, v in batch.values.items() if k not in self.inputs}
+        masks = {k: v for k, v in batch.observed.items() if k not in self.inputs}
+        with Observe(values, masks, len(batch)) as observed:
+            result = self.run(batch)
+        unknown = sorted((values.keys() | masks.keys()) - observed.seen)
+        if unknown:
+            raise ValueError(
+                f"{unknown} in the data match no site of {type(self).__name__}; its sites are "
+                f"{observed.sites} and its inputs {list(self.inputs)}; rename the data"
+            )
+        return result
+
+
+class PlainModel(Model):
+    """An ordinary Pyro function with ``obs=``, made to obey the contract. See ``plain``."""
+
+    def __init__(self, fn: Callable[..., Any], plate: str | None = None):
+        super().__init__()
+        if not callable(fn):
+            raise TypeError(f"plain expects a Pyro function, got {type(fn).__name__}")
+        self.fn = fn
+        self.params = nn.ParameterDict()
+        self.constraint_of: dict[str, Any] = {}
+        self._plate = plate
+        self.resolved = False
+        self.vectorized: bool | None = None  # found out at the first use of several particles
+        self._arguments = list(
+            inspect.signature(fn.forward if isinstance(fn, nn.Module) else fn).parameters
+        )
+
+    @property
+    def plate(self) -> str:  # type: ignore[override]
+        """The data plate: given, or found at the first run."""
+        if self._plate is None:
+            raise RuntimeError("the data plate is not known before the first run on data")
+        return self._plate
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        with (
+            pyro.settings.context(module_local_params=True),
+            LocalParams(self.params, self.constraint_of),
+        ):
+            return self.fn(*args, **kwargs)
+
+    def run(self, batch: Batch) -> Any:
+        """The function on the batch's values, its observed sites free again."""
+        with poutine.uncondition():
+            return self._call(batch)
+
+    def _call(self, batch: Batch) -> Any:
+        unknown = sorted(set(batch.values) - set(self._arguments))
+        if unknown:
+            raise ValueError(
+                f"{unknown} in the data match no argument of the function; it takes "
+                f"{self._arguments}; rename one or the other"
+            )
+        return self(**batch.values)
+
+    def conditioned(self, batch: Batch) -> Any:
+        self.resolve(batch)
+        with Observe({}, batch.observed, len(batch)) as observed:
+            result = self._call(batch)
+        if unmasked := sorted(set(batch.observed) - observed.seen):
+            raise ValueError(
+                f"{unmasked} have missing entries; name the observed site like the argument"
+            )
+        return result
+
+    def resolve(self, batch: Batch) -> None:
+        """Finds the data plate: the one with as many rows as the batch."""
+        if self.resolved:
+            return
+        with poutine.block(), Record() as record, torch.no_grad():
+            self._call(batch)
+        frames = {f.name: f for s in record.sites.values() for f in s["cond_indep_stack"]}
+        sizes = {name: frame.size for name, frame in frames.items()}
+        fit = [n for n, f in frames.items() if f.size == len(batch) and f.dim is not None]
+        if self._plate is None:
+            if len(fit) != 1:
+                raise ValueError(
+                    f"the batch has {len(batch)} rows and {len(fit)} plates have that size (plates "
+                    f"and sizes: {sizes}); say which is the data plate with plain(function, plate=…)"
+                )
+            self._plate = fit[0]
+        elif self._plate not in frames:
+            raise ValueError(f"no plate is called {self._plate!r}; the plates are {sizes}")
+        frame = frames[self._plate]
+        if frame.size != len(batch) or (frame.full_size or frame.size) != frame.size:
+            raise ValueError(
+                f"plate {self._plate!r} has size {frame.full_size or frame.size} for a batch of "
+                f"{len(batch)} rows; write it as pyro.plate({self._plate!r}, len(x)), without "
+                "subsampling: minibatches and their scale come from fit"
+            )
+        for name, site in record.sites.items():
+            stack = [f.name for f in site["cond_indep_stack"]]
+            if self._plate in stack and (len(stack) > 1 or frame.dim != -1):
+                raise ValueError(
+                    f"site {name!r} stands in the nested plates {stack}; only the data plate at "
+                    "dim=-1 is supported: write the other dimensions with .to_event(...)"
+                )
+        self.resolved = True
+
+
+class Observed(nn.Module):
+    """A model conditioned on a batch: a callable of the batch, with the guide's signature."""
+
+    def __init__(self, model: Model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> Any:
+        self.model.resolve(batch)
+        with ExitStack() as stack:
+            if batch.scale != 1:
+                stack.enter_context(InPlateScale(batch.scale, self.model.plate))
+            return self.model.conditioned(batch)
+
+
+def observe(model: Model) -> Observed:
+    """p(z, x = batch): the model as a callable of a batch, its sites conditioned by name.
+
+    A site of the model that the batch lacks is latent. Inside the data plate log-probabilities are
+    scaled by N/B, so that ``(observe(model), guide)`` is the pair which stock Pyro is given.
+
+    Raises:
+        ValueError: a name that is no site, a wrong event shape, NaN or Inf, a value outside the
+            support; the last two while Pyro's validation is on (its default).
+    """
+    return Observed(as_model(model))
+
+
+def plain(fn: Callable[..., Any], plate: str | None = None) -> Model:
+    """An ordinary Pyro function with ``obs=`` as a model.
+
+    Arguments are taken from the batch by name. The data plate is the one as long as the batch;
+    where several or none are, ``plate`` says which. Parameters (``pyro.param``, ``pyro.module``,
+    ``PyroModule``) are kept in the model, never in Pyro's global store.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist, torch
+        >>> def rates(x):
+        ...     with pyro.plate("rows", len(x)):
+        ...         rate = pyro.sample("rate", dist.Gamma(2.0, 1.0))
+        ...         pyro.sample("x", dist.Poisson(rate), obs=x)
+        >>> model = plain(rates)
+        >>> _ = observe(model)(as_dataset(torch.tensor([1.0, 4.0])).batch())
+        >>> model.plate
+        'rows'
+    """
+    return PlainModel(fn, plate)
+
+
+def as_model(model: Any) -> Model:
+    """The model itself, or a plain Pyro function made one."""
+    return model if isinstance(model, Model) else plain(model)
+
+
+@contextmanager
+def rows(batch: Batch, plate: str = "data") -> Iterator[Tensor]:
+    """The data plate of a guide: one row a datapoint, log-probabilities scaled by N/B."""
+    with pyro.plate(plate, len(batch), dim=-1), poutine.scale(scale=batch.scale):
+        yield batch.index

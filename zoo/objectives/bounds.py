@@ -1,0 +1,179 @@
+"""Bounds on log p(x), from log weights h_nk = log p(x_n, z_nk) - log q(z_nk | x_n).
+
+All are averages over datapoints: with global latents g the loss is
+-E_g[log p(g)/q(g) + (N/B) Σ_n bound_n(g)] / N, with inner particles that share g.
+Their gradients are path-wise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from zoo.data import Batch
+from zoo.exact import knows
+from zoo.model import Model
+from zoo.weights import LogWeights, log_weights
+
+__all__ = ["elbo", "iwae", "mle", "renyi"]
+
+Guide = Callable[[Batch], Any]
+
+
+def elbo(
+    model: Model, guide: Guide, batch: Batch, *, num_particles: int = 1, num_outer: int = 1
+) -> Tensor:
+    """The evidence lower bound: -mean_n E_q[h_n].
+
+    Args:
+        model: p.
+        guide: q.
+        batch: B rows.
+        num_particles: K, draws for each datapoint.
+        num_outer: S, draws of the global latents.
+
+    Raises:
+        ValueError: a latent without a path-wise gradient.
+
+    Reference: Kingma and Welling, "Auto-Encoding Variational Bayes", 2014.
+    """
+    return _loss(model, guide, batch, num_particles, num_outer, mean)
+
+
+def iwae(
+    model: Model, guide: Guide, batch: Batch, *, num_particles: int = 10, num_outer: int = 1
+) -> Tensor:
+    """The importance-weighted bound: -mean_n log (1/K) Σ_k exp h_nk, rising to log p with K.
+
+    Where q has an enumerated y: Σ_y q(y|x) [log mean_k p(x,y,z_k)/q(z_k|x,y) - log q(y|x)].
+
+    Args:
+        model: p.
+        guide: q; it needs a density (no point mass).
+        batch: B rows.
+        num_particles: K.
+        num_outer: S, draws of the global latents.
+
+    Raises:
+        ValueError: a latent without a path-wise gradient; a guide that is a point mass.
+
+    Reference: Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", 2016.
+    """
+    return _loss(model, guide, batch, num_particles, num_outer, log_mean_exp)
+
+
+def renyi(
+    model: Model,
+    guide: Guide,
+    batch: Batch,
+    *,
+    alpha: float = 0.5,
+    num_particles: int = 10,
+    num_outer: int = 1,
+) -> Tensor:
+    """The Rényi bound: -mean_n (1/(1-α)) log (1/K) Σ_k exp((1-α) h_nk).
+
+    For every α ≥ 0 a lower bound in expectation at every K: the ELBO at α = 1 (its limit), the
+    importance-weighted bound at α = 0. For α < 0 an upper bound at K = ∞ only, and no certificate
+    at finite K (α = -1 is CUBO₂).
+
+    Args:
+        model: p.
+        guide: q.
+        batch: B rows.
+        alpha: α.
+        num_particles: K.
+        num_outer: S, draws of the global latents.
+
+    Raises:
+        ValueError: α < 0 with global latents, where the mixture of the two bounds is neither.
+
+    Reference: Li and Turner, "Rényi Divergence Variational Inference", 2016.
+    """
+    return _loss(model, guide, batch, num_particles, num_outer, renyi_mean(alpha), alpha < 0)
+
+
+def mle(model: Model, guide: Guide | None, batch: Batch) -> Tensor:
+    """Maximum likelihood: -mean_n log p(x_n), where p has no latents or all can be summed out.
+
+    Args:
+        model: p.
+        guide: not used; may be None.
+        batch: B rows.
+
+    Raises:
+        ValueError: continuous or global latents, which only a bound can handle.
+    """
+    if knows(model, "log_evidence"):
+        from zoo.exact import log_evidence
+
+        return -log_evidence(model, batch).mean()
+    try:
+        weights = log_weights(model, lambda _: {}, batch)
+    except ValueError as error:
+        raise ValueError(
+            f"mle needs a model whose latents can all be summed out: {error}; use elbo"
+        ) from error
+    return -weights.per_datapoint(mean).mean()
+
+
+def _loss(
+    model: Model,
+    guide: Guide,
+    batch: Batch,
+    num_particles: int,
+    num_outer: int,
+    reduce: Callable[[Tensor], Tensor],
+    upper: bool = False,
+) -> Tensor:
+    weights = log_weights(model, guide, batch, num_particles, num_outer)
+    check_pathwise(weights)
+    if reduce is not mean and not getattr(guide, "has_density", True):
+        raise ValueError(
+            "a point mass (delta) has no density, so its importance weights mean nothing; use elbo, "
+            "which is then the MAP objective, or another family"
+        )
+    if upper and weights.has_globals:
+        raise ValueError("α < 0 is an upper bound and global latents give a lower one; use α ≥ 0")
+    return -weights.per_datapoint(reduce).mean()
+
+
+def check_pathwise(weights: LogWeights) -> None:
+    """Refuses draws whose gradient a path-wise estimator would silently drop."""
+    if weights.score_sites:
+        raise ValueError(
+            f"the guide draws {list(weights.score_sites)} without a path-wise gradient; leave "
+            "discrete sites out of the guide (they are summed out), mark them "
+            'infer={"enumerate": "parallel"}, or use a reparameterized distribution'
+        )
+
+
+def mean(h: Tensor) -> Tensor:
+    """Over the particles: (..., K, B) -> (..., B)."""
+    return h.mean(-2)
+
+
+def log_mean_exp(h: Tensor) -> Tensor:
+    """log (1/K) Σ_k exp h_k over the particles: (..., K, B) -> (..., B)."""
+    return h.logsumexp(-2) - math.log(h.shape[-2])
+
+
+def renyi_mean(alpha: float) -> Callable[[Tensor], Tensor]:
+    """(1/(1-α)) log (1/K) Σ_k exp((1-α) h_k) over the particles; the mean at α = 1."""
+    if not math.isfinite(alpha):
+        raise ValueError(f"α must be finite, got {alpha}")
+    if alpha == 1:
+        return mean
+    return lambda h: log_mean_exp((1 - alpha) * h) / (1 - alpha)
+
+
+def cubo(weights: LogWeights) -> Tensor:
+    """CUBO₂ = ½ log (1/K) Σ_k exp(2 h_k), (S, B): an upper bound at K = ∞, no certificate before.
+
+    Reference: Dieng, Tran, Ranganath, Paisley and Blei, "Variational Inference via χ Upper Bound
+    Minimization", 2017.
+    """
+    return weights.bound(renyi_mean(-1.0))

@@ -1,0 +1,93 @@
+"""Whether a model can take many particles in one run, and the way round where it cannot."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from zoo.context import seeded
+from zoo.data import Batch
+from zoo.handlers import Enumerate, Particles, Record, Replay, in_plate, log_prob
+from zoo.model import Model, PlainModel, observe
+
+
+def split(sites: Mapping[str, Any], plate: str) -> tuple[list[Any], list[Any]]:
+    """The sites inside the data plate, and those outside."""
+    inside = [s for s in sites.values() if in_plate(s, plate)]
+    return inside, [s for s in sites.values() if not in_plate(s, plate)]
+
+
+def outer_sum(sites: Iterable[Any], outer: int, like: Tensor) -> Tensor:
+    """(S,): global log-probabilities, everything but the outer particles summed."""
+    terms = (log_prob(s) for s in sites)
+    summed = (t.reshape(outer, -1).sum(-1) if outer > 1 and t.dim() > 2 else t.sum() for t in terms)
+    return sum(summed, like).expand(outer)
+
+
+def one_particle(site: Any, plate: str, s: int, k: int) -> Any:
+    """A site recorded with (S, K) particles, at one pair of them."""
+    value = site["value"]
+    if in_plate(site, plate):
+        return {**site, "value": value[s if value.shape[0] > 1 else 0, k]}
+    return {**site, "value": value[s, 0] if site["cond_indep_stack"] else value[s, 0, 0]}
+
+
+def vectorizes(model: Model, batch: Batch) -> bool:
+    """Whether the model means the same with particle dimensions as without.
+
+    A ``Model`` does, by contract. A plain function is tried once: (2, 3) particles in one run
+    against the same latents one pair at a time, on the CPU; where it fails or differs, particles
+    are run one after the other.
+    """
+    if not isinstance(model, PlainModel):
+        return True
+    if model.vectorized is None:
+        with torch.no_grad(), seeded(0), poutine.block():
+            model.vectorized = _same(model, batch.rows(5))
+    return model.vectorized
+
+
+def _same(model: PlainModel, batch: Batch) -> bool:
+    if model.device.type != "cpu":
+        model, batch = copy.deepcopy(model).cpu(), batch.to("cpu")
+    plate = model.plate
+
+    def run(given: Mapping[str, Any], outer: int, inner: int) -> dict[str, Any]:
+        with (
+            Record() as record,
+            Enumerate(plate),
+            Particles(outer, inner, plate),
+            Replay(given),
+        ):
+            observe(model)(batch.unscaled())
+        return record.sites
+
+    def density(sites: Mapping[str, Any], outer: int, inner: int) -> Tensor:
+        inside, outside = split(sites, plate)
+        local = torch.as_tensor(sum(log_prob(s) for s in inside))
+        local = local.logsumexp(tuple(range(local.dim() - 3))) if local.dim() > 3 else local
+        total = outer_sum(outside, outer, local.new_zeros(()))
+        return local.expand(outer, inner, len(batch)) + total[:, None, None]
+
+    try:
+        sites = run({}, 2, 3)
+        together = density(sites, 2, 3)
+        drawn = {
+            name: site
+            for name, site in sites.items()
+            if not site["is_observed"] and "_enumerated" not in (site["infer"] or {})
+        }
+        for s, k in itertools.product(range(2), range(3)):
+            given = {name: one_particle(site, plate, s, k) for name, site in drawn.items()}
+            alone = density(run(given, 1, 1), 1, 1)
+            if not torch.allclose(together[s, k], alone[0, 0], rtol=1e-4, atol=1e-4):
+                return False
+    except (RuntimeError, ValueError, IndexError):
+        return False
+    return True
