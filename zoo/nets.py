@@ -1,0 +1,101 @@
+"""Parts that models and guides share: products, selections and perceptrons, safe under any
+leading dimensions.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from pyro.ops.indexing import Vindex
+from torch import Tensor, nn
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+}
+
+
+def affine(z: Tensor, W: Tensor) -> Tensor:
+    """W z, with the leading dimensions of both broadcast.
+
+    The product is a matrix product over every dimension that only one of the two has, so a
+    shared W is never copied once per datapoint.
+
+    Args:
+        z: (..., d), for example local latents (S, K, B, d).
+        W: (..., D, d): a parameter (D, d), a global latent (S, 1, 1, D, d), or one matrix per
+            enumerated component (C, 1, 1, 1, D, d).
+
+    Returns:
+        (..., D).
+
+    Raises:
+        ValueError: the last dimensions of z and W differ.
+
+    >>> affine(torch.ones(7, 2), torch.ones(3, 2)).shape
+    torch.Size([7, 3])
+    >>> affine(torch.ones(5, 4, 7, 2), torch.ones(6, 1, 1, 1, 3, 2)).shape
+    torch.Size([6, 5, 4, 7, 3])
+    """
+    if z.shape[-1] != W.shape[-1]:
+        raise ValueError(
+            f"affine(z, W) needs the last dimensions of z and W to be equal (z: (..., d), "
+            f"W: (..., D, d)); got z {tuple(z.shape)} and W {tuple(W.shape)}"
+        )
+    return torch.einsum("...d,...ed->...e", z, W)
+
+
+def select(table: Tensor, y: Tensor, event_dim: int = 0) -> Tensor:
+    """The rows table[..., y, :] picked by an integer latent, leading dimensions broadcast.
+
+    Args:
+        table: (..., M, *event): a parameter (M, *event) or a global latent (S, 1, 1, M, *event).
+        y: (...) integers in 0..M-1, drawn (B,), (K, B) or enumerated (C, 1, 1, 1).
+        event_dim: number of dimensions of the event.
+
+    Returns:
+        (..., *event), the leading dimensions of the table and of y broadcast.
+
+    >>> select(torch.arange(6.0).reshape(3, 2), torch.tensor([2, 0]), event_dim=1)
+    tensor([[4., 5.],
+            [0., 1.]])
+    >>> y = torch.arange(3).reshape(3, 1, 1, 1)
+    >>> select(torch.zeros(5, 1, 1, 3, 2), y, event_dim=1).shape
+    torch.Size([3, 5, 1, 1, 2])
+    """
+    return Vindex(table)[(Ellipsis, y) + (slice(None),) * event_dim]
+
+
+class MLP(nn.Sequential):
+    """a(A_L ... a(A_1 x + b_1) ... + b_L), without activation after the last layer.
+
+    Args:
+        in_features: size of the last dimension of the input.
+        hidden: widths of the hidden layers; () is a linear map.
+        out_features: size of the last dimension of the output.
+        activation: one of `ACTIVATIONS`.
+
+    Raises:
+        ValueError: the activation is unknown.
+
+    >>> MLP(4, (8, 8), 2)(torch.zeros(3, 5, 4)).shape
+    torch.Size([3, 5, 2])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden: Sequence[int] = (),
+        out_features: int = 1,
+        activation: str = "tanh",
+    ) -> None:
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}: {activation!r}")
+        widths = [in_features, *hidden]
+        layers: list[nn.Module] = []
+        for before, after in zip(widths, widths[1:], strict=False):
+            layers += [nn.Linear(before, after), ACTIVATIONS[activation]()]
+        super().__init__(*layers, nn.Linear(widths[-1], out_features))
