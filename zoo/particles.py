@@ -53,39 +53,56 @@ def vectorizes(model: Model, batch: Batch) -> bool:
     return model.vectorized
 
 
+def simulate(
+    model: Model,
+    batch: Batch,
+    outer: int = 1,
+    inner: int = 1,
+    given: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The sites of one run on a batch with (S, K) particles of the latents, drawn from p or given.
+
+    Discrete latents of the data plate run through all their values.
+    """
+    plate = model.plate
+    with (
+        Record() as record,
+        Enumerate(plate),
+        Particles(outer, inner, plate),
+        Replay(given or {}),
+    ):
+        observe(model)(batch.unscaled())
+    return record.sites
+
+
+def drawn(sites: Mapping[str, Any]) -> dict[str, Any]:
+    """The latents among recorded sites, but for the enumerated ones."""
+    return {
+        name: site
+        for name, site in sites.items()
+        if not site["is_observed"] and "_enumerated" not in (site["infer"] or {})
+    }
+
+
+def log_joint(sites: Mapping[str, Any], plate: str, outer: int, inner: int, rows: int) -> Tensor:
+    """(S, K, B): log p(x, z | g) + log p(g) at the recorded values, enumerated sites summed out."""
+    inside, outside = split(sites, plate)
+    local = torch.as_tensor(sum(log_prob(s) for s in inside))
+    local = local.logsumexp(tuple(range(local.dim() - 3))) if local.dim() > 3 else local
+    total = outer_sum(outside, outer, local.new_zeros(()))
+    return local.expand(outer, inner, rows) + total[:, None, None]
+
+
 def _same(model: PlainModel, batch: Batch) -> bool:
     if model.device.type != "cpu":
         model, batch = copy.deepcopy(model).cpu(), batch.to("cpu")
-    plate = model.plate
-
-    def run(given: Mapping[str, Any], outer: int, inner: int) -> dict[str, Any]:
-        with (
-            Record() as record,
-            Enumerate(plate),
-            Particles(outer, inner, plate),
-            Replay(given),
-        ):
-            observe(model)(batch.unscaled())
-        return record.sites
-
-    def density(sites: Mapping[str, Any], outer: int, inner: int) -> Tensor:
-        inside, outside = split(sites, plate)
-        local = torch.as_tensor(sum(log_prob(s) for s in inside))
-        local = local.logsumexp(tuple(range(local.dim() - 3))) if local.dim() > 3 else local
-        total = outer_sum(outside, outer, local.new_zeros(()))
-        return local.expand(outer, inner, len(batch)) + total[:, None, None]
-
+    plate, rows = model.plate, len(batch)
     try:
-        sites = run({}, 2, 3)
-        together = density(sites, 2, 3)
-        drawn = {
-            name: site
-            for name, site in sites.items()
-            if not site["is_observed"] and "_enumerated" not in (site["infer"] or {})
-        }
+        sites = simulate(model, batch, 2, 3)
+        together = log_joint(sites, plate, 2, 3, rows)
         for s, k in itertools.product(range(2), range(3)):
-            given = {name: one_particle(site, plate, s, k) for name, site in drawn.items()}
-            alone = density(run(given, 1, 1), 1, 1)
+            given = {name: one_particle(site, plate, s, k) for name, site in drawn(sites).items()}
+            alone = log_joint(simulate(model, batch, given=given), plate, 1, 1, rows)
             if not torch.allclose(together[s, k], alone[0, 0], rtol=1e-4, atol=1e-4):
                 return False
     except (RuntimeError, ValueError, IndexError):
