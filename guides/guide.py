@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from guides.family import Family
 from guides.infer import infer
-from guides.inference import Source
 from guides.posterior import Posterior, posterior
 from guides.sites import Latents, Sites
+from guides.source import Source
 from zoo.context import factory
 from zoo.data import Batch, as_dataset
 from zoo.exact import knows
@@ -54,6 +54,8 @@ class Guide(nn.Module):
         torch.Size([5, 20, 2])
     """
 
+    model: Model
+
     def __init__(
         self,
         model: Model | Callable[..., Any],
@@ -68,6 +70,14 @@ class Guide(nn.Module):
     ):
         super().__init__()
         model, data = as_model(model), as_dataset(data)
+        self.spec = {
+            "family": family,
+            "inference": inference,
+            "global_family": global_family,
+            "family_options": dict(family_options or {}),
+            "inference_options": dict(inference_options or {}),
+            "global_options": dict(global_options or {}),
+        }  # what a run on disk remembers of q
         self.__dict__["model"] = model  # p is not a part of q: no shared parameters in q's state
         head = data.batch(torch.arange(min(len(data), 97), device=data.device)).to(model.device)
         model.resolve(head)
@@ -109,7 +119,9 @@ class Guide(nn.Module):
         make = resolve("families", family) if isinstance(family, str) else family
         self.global_family = make(sites.dim, **{"init_scale": 0.1, **(options or {})})
         if not self.global_family.uses_kappa:
-            raise ValueError("no model knows the exact posterior of its global latents; use another")
+            raise ValueError(
+                "no model knows the exact posterior of its global latents; use another"
+            )
         start = self.global_family.initial()
         start[: sites.dim] += 0.1 * torch.randn(sites.dim)  # off the saddle points at zero
         self.global_kappa = nn.Parameter(start)  # (P,)
@@ -178,7 +190,9 @@ class Guide(nn.Module):
             raise ValueError("no global latents with a density of ours (an AutoGuide has its own)")
         raw, log_jacobian = self.latents.global_.pack(latents)
         density = self.global_family.has_density
-        return self.global_family(self.global_kappa).log_prob(raw) - (log_jacobian if density else 0)
+        return self.global_family(self.global_kappa).log_prob(raw) - (
+            log_jacobian if density else 0
+        )
 
     def posterior(self, batch: Batch, num_samples: int = 1000) -> Posterior:
         """Named draws of q for the rows of a batch. See ``guides.posterior``."""

@@ -1,8 +1,7 @@
-"""Where the parameters κ_n of q(z_n) come from: a table, an encoder, or an encoder and a few steps."""
+"""Where the parameters κ_n of q(z_n) come from: a table, an encoder, an encoder and some steps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -10,32 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from guides.family import inverse_softplus
+from guides.source import Objective, Source
 from zoo.data import Batch, Dataset
 from zoo.nets import MLP
-
-Objective = Callable[[Tensor], Tensor]  # κ (B, P) -> a noisy bound for each datapoint (B,)
-
-
-class Source(nn.Module):
-    """κ_n for the rows of a batch: ``forward(batch, objective) -> (B, P)``.
-
-    Args:
-        data: the data set that the guide is for; its shapes build encoders, its length tables.
-        initial: (P,), the κ to start from.
-        latents: names of the model's latents, which an encoder never reads.
-
-    Attributes:
-        amortized: whether unseen rows get their κ without an optimisation.
-    """
-
-    amortized: ClassVar[bool] = True
-
-    def __init__(self, data: Dataset, initial: Tensor, latents: tuple[str, ...] = ()):
-        super().__init__()
-        self.num_params = len(initial)
-
-    def forward(self, batch: Batch, objective: Objective) -> Tensor:
-        raise NotImplementedError
 
 
 class PerDatapoint(Source):
@@ -181,7 +157,8 @@ class SemiAmortized(Amortized):
         self.steps, self.clip, self.through = steps, clip, through
         self.num_particles = num_particles
         raw = torch.full_like(initial, inverse_softplus(step_size))
-        self.raw_step = nn.Parameter(raw)  # (P,)
+        # Without a gradient through the steps their size stays as it is.
+        self.raw_step = nn.Parameter(raw, requires_grad=through)  # (P,)
 
     def forward(self, batch: Batch, objective: Objective) -> Tensor:
         kappa = super().forward(batch, objective)

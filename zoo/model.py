@@ -1,7 +1,7 @@
 """What a model is: a joint distribution over latents and data, written once, conditioned outside.
 
-``Model`` is the contract, ``observe`` conditions a model on a batch, and ``plain`` lets any ordinary
-Pyro function with ``obs=`` stand where a model is expected.
+``Model`` is the contract, ``observe`` conditions a model on a batch, and ``plain`` lets any Pyro
+function stand where a model is expected.
 """
 
 from __future__ import annotations
@@ -55,9 +55,23 @@ class Model(nn.Module):
     plate: ClassVar[str] = "data"
     inputs: ClassVar[tuple[str, ...]] = ()
 
+    _anchor: Tensor
+    _arguments: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        model = super().__new__(cls)
+        model.__dict__["_arguments"] = (args, kwargs)
+        return model
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("_anchor", torch.empty(0), persistent=False)  # (0,) device and dtype
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the model was made with, by name: ``type(model)(**model.options)`` makes another."""
+        args, kwargs = self._arguments
+        return dict(inspect.signature(type(self)).bind(*args, **kwargs).arguments)
 
     @property
     def device(self) -> torch.device:
@@ -184,8 +198,8 @@ class PlainModel(Model):
         if self._plate is None:
             if len(fit) != 1:
                 raise ValueError(
-                    f"the batch has {len(batch)} rows and {len(fit)} plates have that size (plates "
-                    f"and sizes: {sizes}); say which is the data plate with plain(function, plate=…)"
+                    f"the batch has {len(batch)} rows and {len(fit)} plates have that size (the "
+                    f"plates: {sizes}); say which holds the data with plain(function, plate=…)"
                 )
             self._plate = fit[0]
         elif self._plate not in frames:

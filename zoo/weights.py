@@ -60,7 +60,7 @@ class LogWeights:
 
     @property
     def marginal(self) -> Tensor:
-        """(S, K, B): enumerated sites that the guide leaves alone summed out, particle by particle."""
+        """(S, K, B): sites enumerated in the model alone are summed out, particle by particle."""
         if self.local.dim() == 3 or self.log_q_enum is not None:
             return self.local
         return self.local.logsumexp(0)
@@ -90,9 +90,13 @@ class LogWeights:
         log_q = self.log_q_enum.unsqueeze(1)  # (C, 1, B)
         return (log_q.exp() * (inner - log_q)).sum(0)
 
+    def per_row(self, reduce: Callable[[Tensor], Tensor]) -> Tensor:
+        """(S, B): bound_n + global_/N, each row with its share of the global latents."""
+        return self.bound(reduce) + self.global_.unsqueeze(-1) / self.size
+
     def per_datapoint(self, reduce: Callable[[Tensor], Tensor]) -> Tensor:
         """(S,): [global_ + (N/B) Σ_n bound_n] / N, in nats per datapoint."""
-        return self.global_ / self.size + self.bound(reduce).mean(-1)
+        return self.per_row(reduce).mean(-1)
 
 
 def log_weights(

@@ -33,6 +33,6 @@ class FullRank(Family):
         d = self.dim
         loc, raw, below = kappa[..., :d], kappa[..., d : 2 * d], kappa[..., 2 * d :]
         row, column = torch.tril_indices(d, d, -1, device=kappa.device)
-        tril = torch.diag_embed(softplus(raw))
-        tril = tril.index_put((..., row, column), below) if d > 1 else tril
-        return dist.MultivariateNormal(loc, scale_tril=tril)
+        empty = kappa.new_zeros((*kappa.shape[:-1], d * d))
+        lower = empty.index_copy(-1, d * row + column, below).unflatten(-1, (d, d))
+        return dist.MultivariateNormal(loc, scale_tril=lower + torch.diag_embed(softplus(raw)))

@@ -1,4 +1,4 @@
 """What is maximised: small functions of log weights, one file a family of objectives.
 
-An objective is a callable ``(model, guide, batch) -> loss``, in nats per datapoint, to be minimised.
+An objective is a callable ``(model, guide, batch) -> loss``, minimised, in nats per datapoint.
 """

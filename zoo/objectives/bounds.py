@@ -133,8 +133,8 @@ def _loss(
     check_pathwise(weights)
     if reduce is not mean and not getattr(guide, "has_density", True):
         raise ValueError(
-            "a point mass (delta) has no density, so its importance weights mean nothing; use elbo, "
-            "which is then the MAP objective, or another family"
+            "a point mass (delta) has no density, so its importance weights mean nothing; use "
+            "elbo, which is then the MAP objective, or another family"
         )
     if upper and weights.has_globals:
         raise ValueError("α < 0 is an upper bound and global latents give a lower one; use α ≥ 0")

@@ -1,0 +1,123 @@
+"""The whole state of a fit between two steps, in one file: what ``resume`` takes up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from zoo import store
+from zoo.store import STATE, WEIGHTS
+
+if TYPE_CHECKING:
+    from zoo.loop import Loop
+
+
+def save(path: Path, loop: Loop) -> None:
+    """Writes weights, optimizer, random numbers and counters: the checkpoint, then the weights."""
+    result, stopping = loop.result, loop.stopping
+    optimizers, numbers = _flatten(loop.optimizers)
+    tensors = {
+        **loop.weights(),
+        **optimizers,
+        **{f"best.{name}": value for name, value in loop.best.items()},
+        "rng.cpu": torch.get_rng_state(),
+        "window": loop.window,
+    }
+    if loop.device.type == "cuda":
+        tensors["rng.cuda"] = torch.cuda.get_rng_state(loop.device)
+    if stopping is not None and stopping.reference is not None:
+        tensors["reference"] = stopping.reference
+    meta = {
+        "format": store.FORMAT,
+        "steps": result.steps,
+        "seconds": result.seconds,
+        "best_step": result.best_step,
+        "stopped_early": result.stopped_early,
+        "metrics": result.metrics,
+        "filled": loop.filled,
+        "per_epoch": loop.settings.per_epoch,
+        "seed": loop.settings.seed,
+        "fingerprint": loop.data.fingerprint,
+        "objective": result.objective,
+        "optimizers": numbers,
+        "stopping": [stopping.since, stopping.best, stopping.best_step] if stopping else None,
+    }
+    store.write_tensors(path / STATE, tensors, meta)
+    store.write_tensors(path / WEIGHTS, loop.best or loop.weights(), {"format": store.FORMAT})
+
+
+def load(path: Path, loop: Loop) -> None:
+    """Puts a checkpoint into a loop that was made with the same arguments.
+
+    Raises:
+        RunError: no checkpoint, or one of other data, another seed, batch size or objective.
+    """
+    store.read_spec(path)
+    tensors, meta = store.read_tensors(path / STATE)
+    result, settings = loop.result, loop.settings
+    now = {
+        "per_epoch": settings.per_epoch,
+        "seed": settings.seed,
+        "fingerprint": loop.data.fingerprint,
+        "objective": result.objective,
+    }
+    if other := [name for name, value in now.items() if meta[name] != value]:
+        raise store.RunError(
+            f"{path} cannot be gone on with: {other} of the fit are not those of the checkpoint "
+            "(fingerprint is the training data, per_epoch the batches a pass)"
+        )
+    try:
+        loop.load_weights(_part(tensors, "model.", keep=True) | _part(tensors, "guide.", keep=True))
+        _restore(loop.optimizers, tensors, meta["optimizers"])
+    except (RuntimeError, KeyError, IndexError) as error:
+        raise store.RunError(f"the checkpoint in {path} does not fit this pair: {error}") from None
+    loop.best = _part(tensors, "best.")
+    loop.window, loop.filled = tensors["window"].to(loop.device), meta["filled"]
+    for name in ("steps", "seconds", "best_step", "stopped_early", "metrics"):
+        setattr(result, name, meta[name])
+    if loop.stopping is not None and meta["stopping"]:
+        loop.stopping.since, loop.stopping.best, loop.stopping.best_step = meta["stopping"]
+        loop.stopping.reference = tensors["reference"].to(loop.device)
+    torch.set_rng_state(tensors["rng.cpu"])
+    if loop.device.type == "cuda" and "rng.cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["rng.cuda"], loop.device)
+
+
+def _part(tensors: dict[str, Tensor], start: str, keep: bool = False) -> dict[str, Tensor]:
+    """The tensors whose names begin so; the beginning is dropped unless kept."""
+    return {
+        name if keep else name.removeprefix(start): value
+        for name, value in tensors.items()
+        if name.startswith(start)
+    }
+
+
+def _flatten(optimizers: list[Optimizer]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Optimizer states as named tensors and named numbers."""
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, Any] = {}
+    for i, optimizer in enumerate(optimizers):
+        for index, state in optimizer.state_dict()["state"].items():
+            for name, value in state.items():
+                home = tensors if isinstance(value, Tensor) else numbers
+                home[f"optimizer.{i}.{index}.{name}"] = value
+    return tensors, numbers
+
+
+def _restore(
+    optimizers: list[Optimizer], tensors: dict[str, Tensor], numbers: dict[str, Any]
+) -> None:
+    """The reverse of ``_flatten``."""
+    everything = {**_part(tensors, "optimizer.", keep=True), **numbers}
+    for i, optimizer in enumerate(optimizers):
+        state: dict[int, dict[str, Any]] = {}
+        for name, value in everything.items():
+            _, which, index, key = name.split(".")
+            if int(which) == i:
+                state.setdefault(int(index), {})[key] = value
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": state, "param_groups": groups})

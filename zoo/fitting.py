@@ -1,0 +1,186 @@
+"""Training: one function, from a model, a guide and data to a fitted pair."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from zoo.context import frozen, seeded, validation
+from zoo.data import Dataset, as_dataset
+from zoo.loop import FitResult, Loop, NonFiniteLossError, Settings
+from zoo.model import Model, as_model, observe
+from zoo.optim import OptimizerName, ScheduleName, learning_rate
+from zoo.registry import resolve
+
+__all__ = ["FitResult", "NonFiniteLossError", "bind_objective", "fit", "pick_device"]
+
+
+def fit(
+    model: Model | Callable[..., Any],
+    guide: Any,
+    data: Any,
+    objective: str | Callable[..., Tensor] | Any = "elbo",
+    *,
+    steps: int | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float = 0.01,
+    optimizer: OptimizerName = "adam",
+    schedule: ScheduleName = "constant",
+    clip: float | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    freeze: Literal["model", "guide"] | None = None,
+    held_out: Any = None,
+    eval_every: int = 500,
+    patience: int = 10,
+    log_every: int = 100,
+    checkpoint_every: float = 60.0,
+    progress: bool | None = None,
+    callbacks: Sequence[Callable[[FitResult], Any]] = (),
+    objective_options: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+) -> FitResult:
+    """Minimises the objective over the parameters of model and guide, in place.
+
+    Nothing in the loop waits for the device: losses are read every ``log_every`` steps. On the
+    CPU a resumed fit ends with the same bits as one that was never interrupted. Ctrl-C ends the
+    fit after the step at hand and leaves a usable run; a second one ends it at once.
+
+    Args:
+        model: p, a ``Model`` or a plain Pyro function.
+        guide: q; None where the objective needs none (``mle``, ``em``).
+        data: what ``as_dataset`` takes; it is moved to the device once.
+        objective: a word (``elbo``, ``iwae``, ``renyi:0.5``), a callable
+            ``(model, guide, batch) -> loss``, or an instance of Pyro's (``Trace_ELBO()``).
+        steps: optimizer steps; or give ``epochs``. 1000 steps by default.
+        epochs: passes over the data.
+        batch_size: rows a step; all by default.
+        lr: the learning rate at step 0, for losses in nats per datapoint.
+        optimizer: ``adam``, ``adamw``, ``sgd`` or ``rmsprop``.
+        schedule: ``constant``, ``cosine``, ``linear`` or ``exponential``, to lr/1000 at the end.
+        clip: the longest gradient; no limit by default.
+        seed: of the draws and of the order of the rows.
+        device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda``.
+        freeze: ``model`` or ``guide``: that side takes no step.
+        held_out: rows whose bound decides when to stop; the best weights are kept.
+        eval_every: steps between looks at them.
+        patience: looks without a significant rise before stopping.
+        log_every: steps between rows of metrics.
+        checkpoint_every: seconds between checkpoints in ``out``.
+        progress: a bar on the terminal; by default where there is one.
+        callbacks: called with the result so far at every row of metrics.
+        objective_options: keyword arguments of the objective (``num_particles``).
+        out: a folder to keep the run in.
+        resume: go on from the checkpoint in ``out``.
+
+    Raises:
+        ValueError: settings that contradict each other, data that do not fit the model.
+        NonFiniteLossError: a NaN or infinite loss, with its step, site and value.
+
+    Example:
+        >>> import torch
+        >>> from guides.guide import Guide
+        >>> from zoo.models.ppca import PPCA
+        >>> x = torch.randn(50, 3)
+        >>> model = PPCA(data_dim=3, latent_dim=1)
+        >>> result = fit(model, Guide(model, x, "exact"), x, steps=20, progress=False)
+        >>> result.steps
+        20
+    """
+    model, data = as_model(model), as_dataset(data)
+    where = pick_device(device)
+    name, loss_of = bind_objective(objective, objective_options)
+    if steps is not None and epochs is not None:
+        raise ValueError("give steps or epochs, not both")
+    if freeze not in (None, "model", "guide"):
+        raise ValueError(f"freeze is 'model', 'guide' or nothing, got {freeze!r}")
+    if resume and out is None:
+        raise ValueError("resume needs out=, the folder of the run to go on with")
+    learning_rate(schedule, lr, 0, 1)
+    rows = min(batch_size or len(data), len(data))
+    per_epoch = -(-len(data) // rows)
+    total = steps if steps is not None else epochs * per_epoch if epochs is not None else 1000
+    settings = Settings(
+        steps=total,
+        batch_size=rows,
+        per_epoch=per_epoch,
+        rate=partial(learning_rate, schedule, lr, steps=total),
+        clip=clip,
+        seed=seed,
+        eval_every=eval_every,
+        log_every=log_every,
+        checkpoint_every=checkpoint_every,
+        patience=patience,
+        progress=progress,
+        callbacks=tuple(callbacks),
+        out=None if out is None else Path(out),
+    )
+    sides = {"model": model, "guide": guide}
+    modules = {k: v for k, v in sides.items() if isinstance(v, nn.Module)}
+    for module in modules.values():
+        module.to(where)
+    data = data.to(where)
+    check_rows(model, data)
+    keep = None if held_out is None else as_dataset(held_out).to(where)
+    with frozen(*(m for side, m in modules.items() if side == freeze)), seeded(seed, where):
+        loop = Loop(FitResult(model, guide, name), data, loss_of, settings, optimizer, lr, keep)
+        if resume:
+            loop.restore()
+        loop.run()
+    return loop.result
+
+
+def pick_device(device: str) -> torch.device:
+    """``auto`` is CUDA where there is one.
+
+    Raises:
+        ValueError: CUDA where there is none.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError("no CUDA device here; use device='auto' or 'cpu'")
+    return torch.device(device)
+
+
+def bind_objective(
+    objective: Any, options: Mapping[str, Any] | None = None
+) -> tuple[str, Callable[..., Tensor]]:
+    """(name, loss) of a word, ``renyi:0.5`` with its α, a callable, or one of Pyro's instances.
+
+    Raises:
+        ValueError: an unknown word or option.
+    """
+    given = dict(options or {})
+    if isinstance(objective, str):
+        word, _, value = objective.partition(":")
+        function = resolve("objectives", word)
+        known = inspect.signature(function).parameters
+        if value:
+            if "alpha" not in known:
+                raise ValueError(f"{word!r} takes no value after a colon; only renyi:α does")
+            given["alpha"] = float(value)
+        if lost := sorted(set(given) - set(known)):
+            raise ValueError(f"the objective {word!r} takes no {lost}; it takes {list(known)[3:]}")
+        return objective, partial(function, **given)
+    if hasattr(objective, "loss_and_grads"):
+        from zoo.objectives.stock import stock
+
+        objective = stock(objective)
+    return getattr(objective, "__name__", type(objective).__name__), partial(objective, **given)
+
+
+@torch.no_grad()
+def check_rows(model: Model, data: Dataset, chunk: int = 8192) -> None:
+    """One pass over all rows with every check on, before the loop turns them off."""
+    with seeded(0, model.device), validation(True):
+        for batch in data.batches(chunk):
+            observe(model)(batch)

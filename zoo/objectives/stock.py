@@ -1,0 +1,267 @@
+"""Pyro's own objectives, by name or by instance, where they are right for the pair at hand.
+
+Two roads lead to them. ``fit`` runs them as losses of plain modules with a torch optimizer, the
+global parameter store untouched. ``pyro_svi`` runs ``pyro.infer.SVI`` and puts the store back.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import pyro
+import pyro.infer as infer
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from zoo.context import seeded
+from zoo.data import Batch, as_dataset
+from zoo.handlers import LocalParams, Record, in_plate
+from zoo.model import Model, as_model, observe
+
+__all__ = ["renyi_elbo", "trace_elbo", "trace_mean_field_elbo", "traceenum_elbo"]
+
+Guide = Callable[[Batch], Any]
+_REFUSED = ("ReweightedWakeSleep", "TraceTailAdaptive_ELBO", "EnergyDistance", "Trace_MMD")
+_checked: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
+
+
+def trace_elbo(model: Model, guide: Guide, batch: Batch, *, num_particles: int = 1) -> Tensor:
+    """Pyro's ``Trace_ELBO``: the ELBO, path-wise where it can be, score function elsewhere.
+
+    Args:
+        model: p.
+        guide: q.
+        batch: B rows.
+        num_particles: K, run one after the other.
+
+    Raises:
+        ValueError: a discrete latent that the guide leaves out (``elbo`` sums it out).
+    """
+    return stock(infer.Trace_ELBO(num_particles))(model, guide, batch)
+
+
+def trace_mean_field_elbo(
+    model: Model, guide: Guide, batch: Batch, *, num_particles: int = 1
+) -> Tensor:
+    """Pyro's ``TraceMeanField_ELBO``: the ELBO with the KL in closed form where Pyro has one.
+
+    Args:
+        model: p.
+        guide: q.
+        batch: B rows.
+        num_particles: K, run one after the other.
+
+    Raises:
+        ValueError: latents in another order than the model's, or on a constrained support, where
+            its value would be wrong (``elbo`` is right).
+    """
+    return stock(infer.TraceMeanField_ELBO(num_particles))(model, guide, batch)
+
+
+def traceenum_elbo(model: Model, guide: Guide, batch: Batch, *, num_particles: int = 1) -> Tensor:
+    """Pyro's ``TraceEnum_ELBO``: the ELBO, discrete latents of the data plate summed out.
+
+    Args:
+        model: p.
+        guide: q.
+        batch: B rows.
+        num_particles: K, run one after the other.
+    """
+    return stock(infer.TraceEnum_ELBO(num_particles, max_plate_nesting=1))(model, guide, batch)
+
+
+def renyi_elbo(
+    model: Model, guide: Guide, batch: Batch, *, alpha: float = 0.5, num_particles: int = 2
+) -> Tensor:
+    """Pyro's ``RenyiELBO``, its gradient left on the parameters (the loss has no graph).
+
+    Args:
+        model: p.
+        guide: q.
+        batch: all N rows.
+        alpha: α, not 1.
+        num_particles: K.
+
+    Raises:
+        ValueError: a minibatch, a global or a discrete latent, where it is no bound (``renyi`` is).
+    """
+    return stock(infer.RenyiELBO(alpha=alpha, num_particles=num_particles))(model, guide, batch)
+
+
+class stock:
+    """A stock Pyro objective as ``(model, guide, batch) -> loss``, in nats per datapoint.
+
+    Each pair gets a copy of the instance, since Pyro's remember the plates of the first pair.
+
+    Raises:
+        ValueError: where the class would be wrong for the pair, with ours that is right.
+        TypeError: not a Pyro ELBO.
+    """
+
+    def __init__(self, loss: Any):
+        if not isinstance(loss, infer.ELBO):
+            raise TypeError(f"expected a pyro.infer.ELBO instance, got {type(loss).__name__}")
+        if type(loss).__name__ in _REFUSED:
+            raise ValueError(
+                f"{type(loss).__name__} mixes the datapoints of a batch in one weight; use elbo, "
+                "iwae or renyi"
+            )
+        self.loss = loss
+        self.__name__ = type(loss).__name__
+
+    def __call__(self, model: Model, guide: Guide, batch: Batch) -> Tensor:
+        model = as_model(model)
+        model.resolve(batch)
+        self.check(model, guide, batch)
+        loss, p, q = copy.copy(self.loss), self.prepared(model), guide
+        if hasattr(loss, "differentiable_loss"):
+            return loss.differentiable_loss(p, q, batch) / batch.size
+        parameters = [w for part in (model, guide) for w in _parameters(part)]
+        value = loss.loss_and_grads(_announce(p), q, batch)  # adds to .grad
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad = parameter.grad / batch.size
+        return torch.as_tensor(value, device=model.device) / batch.size
+
+    def prepared(self, model: Model) -> Callable[[Batch], Any]:
+        """The conditioned model, marked for enumeration where this class enumerates."""
+        p = observe(model)
+        enum = isinstance(self.loss, infer.TraceEnum_ELBO)
+        return infer.config_enumerate(p) if enum else p
+
+    def check(self, model: Model, guide: Guide, batch: Batch) -> None:
+        """Refuses the pair where this class would be wrong for it (looked at once per guide)."""
+        kind, renyi = type(self.loss).__name__, isinstance(self.loss, infer.RenyiELBO)
+        if renyi and batch.scale != 1:
+            raise ValueError(
+                "RenyiELBO puts N/B inside its log-sum-exp, which is no bound on a minibatch; use "
+                "the objective renyi, or the whole data set as the batch"
+            )
+        done = _checked.setdefault(guide, set()) if isinstance(guide, nn.Module) else set()
+        if kind in done:
+            return
+        with poutine.block(), torch.no_grad():
+            with Record() as q:
+                guide(batch)
+            with Record() as p:
+                observe(model)(batch)
+        latent = {n: s for n, s in p.sites.items() if not s["is_observed"]}
+        discrete = [n for n, s in latent.items() if s["fn"].support.is_discrete]
+        outside = [n for n, s in (latent | q.sites).items() if not in_plate(s, model.plate)]
+        if discrete and not isinstance(self.loss, infer.TraceEnum_ELBO):
+            better = "renyi" if renyi else "elbo or traceenum_elbo"
+            raise ValueError(f"{kind} cannot sum out the discrete latents {discrete}; use {better}")
+        if renyi and outside:
+            raise ValueError(
+                f"RenyiELBO takes one weight over all datapoints where latents such as {outside} "
+                "stand outside the data plate, which is no bound; use the objective renyi"
+            )
+        if isinstance(self.loss, infer.TraceMeanField_ELBO):
+            shared = [n for n in q.sites if n in latent]
+            moved = [n for n in shared if _jacobian(q.sites[n])]
+            if moved or shared != [n for n in latent if n in q.sites]:
+                raise ValueError(
+                    f"TraceMeanField_ELBO drops the Jacobian of {moved or shared}, or needs them "
+                    "in the model's order; use elbo"
+                )
+        done.add(kind)
+
+
+def _jacobian(site: Any) -> bool:
+    """Whether a point-mass site carries a density that a closed-form KL would lose."""
+    density = getattr(site["fn"], "log_density", None)
+    return density is not None and bool((density != 0).any())
+
+
+def _parameters(part: Any) -> list[nn.Parameter]:
+    return list(part.parameters()) if isinstance(part, nn.Module) else []
+
+
+def _announce(p: Callable[[Batch], Any]) -> Callable[[Batch], Any]:
+    """Tells a stock class that there are parameters, which it otherwise asks the store about."""
+
+    def run(batch: Batch) -> Any:
+        with LocalParams(nn.ParameterDict({"any": nn.Parameter(torch.zeros(()))}), {"any": REAL}):
+            pyro.param("any")
+        return p(batch)
+
+    return run
+
+
+@contextmanager
+def dense_tables(module: nn.Module) -> Iterator[None]:
+    """Tables give dense gradients inside the block: Pyro's optimizers take no sparse ones."""
+    tables = [m for m in module.modules() if isinstance(m, nn.Embedding) and m.sparse]
+    for table in tables:
+        table.sparse = False
+    try:
+        yield
+    finally:
+        for table in tables:
+            table.sparse = True
+
+
+REAL = torch.distributions.constraints.real
+
+
+def pyro_svi(
+    model: Model | Callable[..., Any],
+    guide: nn.Module,
+    data: Any,
+    *,
+    loss: Any = None,
+    optim: Any = None,
+    steps: int = 1000,
+    batch_size: int | None = None,
+    seed: int = 0,
+) -> list[float]:
+    """Trains with ``pyro.infer.SVI`` itself; the global parameter store is put back on exit.
+
+    Args:
+        model: p.
+        guide: q, an ``nn.Module``.
+        data: the data set.
+        loss: a Pyro ELBO; ``Trace_ELBO()`` by default.
+        optim: a Pyro optimizer; ``Adam({"lr": 0.01})`` by default.
+        steps: SVI steps.
+        batch_size: rows a step; all by default.
+        seed: of the draws and of the order of the rows.
+
+    Returns:
+        The loss of each step, in nats per datapoint.
+
+    Raises:
+        ValueError: where the loss would be wrong for the pair.
+    """
+    model, data = as_model(model), as_dataset(data)
+    judge = stock(infer.Trace_ELBO() if loss is None else loss)
+    model.resolve(data.batch())
+    p = judge.prepared(model)
+
+    def with_params(batch: Batch) -> Any:
+        pyro.module("model", model)
+        return p(batch)
+
+    def guide_with_params(batch: Batch) -> Any:
+        pyro.module("guide", guide)
+        return guide(batch)
+
+    losses: list[float] = []
+    with pyro.get_param_store().scope(), seeded(seed, model.device), dense_tables(guide):
+        optim = pyro.optim.Adam({"lr": 0.01}) if optim is None else optim
+        svi = infer.SVI(with_params, guide_with_params, optim, copy.copy(judge.loss))
+        epoch = 0
+        while len(losses) < steps:
+            for index in data.epoch(batch_size, seed, epoch):
+                batch = data.batch(index)
+                judge.check(model, guide, batch)
+                losses.append(float(svi.step(batch)) / batch.size)
+                if len(losses) == steps:
+                    break
+            epoch += 1
+    return losses

@@ -1,0 +1,296 @@
+"""A run on disk: JSON and safetensors, written atomically, read without executing anything.
+
+A run is a folder with ``run.json`` (what model, guide and data it is of), ``weights.safetensors``,
+``state.safetensors`` (weights, optimizer, random numbers: one whole checkpoint), ``metrics.jsonl``
+and ``summary.json``; from the command line also ``config.yaml``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import safetensors
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from zoo.data import Dataset
+from zoo.model import Model, as_model
+from zoo.registry import resolve
+
+if TYPE_CHECKING:
+    from zoo.loop import FitResult
+
+FORMAT = 1
+STATE, WEIGHTS = "state.safetensors", "weights.safetensors"
+
+
+class RunError(ValueError):
+    """A folder that is no run, or one that is damaged or from a newer version."""
+
+
+@dataclass
+class Run:
+    """A run read back.
+
+    Attributes:
+        path: its folder.
+        model, guide: as trained; the guide is None where the run has none.
+        spec: what ``run.json`` says: model, guide, data, objective, settings, versions.
+        summary: ``summary.json``, or {} where there is none yet.
+        metrics: the rows of ``metrics.jsonl``.
+    """
+
+    path: Path
+    model: Model
+    guide: Any
+    spec: dict[str, Any]
+    summary: dict[str, Any] = field(default_factory=dict)
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+
+
+def load(path: str | Path, *, model: Any = None, guide: Any = None) -> Run:
+    """Reads a run: the model and the guide as they were trained.
+
+    Only the zoo's own classes are built from the words in the run; a model or guide of your own
+    is to be given, untrained, and takes the run's weights.
+
+    Args:
+        path: the run's folder.
+        model: a model of yours, where the run is not of one of the zoo's.
+        guide: a guide of yours, likewise.
+
+    Raises:
+        RunError: no run there, a damaged or truncated file, one from a newer version, weights that
+            do not fit; or a model or guide that must be given.
+    """
+    path = Path(path)
+    spec = read_spec(path)
+    weights, _ = read_tensors(path / WEIGHTS)
+    model = _model(spec["model"], path) if model is None else as_model(model)
+    model.to(getattr(torch, spec["dtype"]))
+    if guide is None and spec["guide"] is not None:
+        guide = _guide(spec["guide"], model, _stub(spec["data"]), path)
+    for side, part in (("model", model), ("guide", guide)):
+        if isinstance(part, nn.Module):
+            start = f"{side}."
+            own = {k.removeprefix(start): v for k, v in weights.items() if k.startswith(start)}
+            try:
+                part.load_state_dict(own)
+            except RuntimeError as error:
+                raise RunError(f"the {side}'s weights in {path} do not fit it: {error}") from None
+    summary = path / "summary.json"
+    return Run(
+        path, model, guide, spec, read_json(summary) if summary.exists() else {}, read_metrics(path)
+    )
+
+
+def describe(model: Model, guide: Any, data: Dataset, **more: Any) -> dict[str, Any]:
+    """What ``run.json`` holds: all that is needed to build the same pair again, as plain JSON."""
+    home = type(model).__module__
+    known = home.startswith("zoo.models.") and _plain(model.options)
+    spec = getattr(guide, "spec", None)
+    return {
+        "format": FORMAT,
+        "model": {
+            "word": home.rpartition(".")[2] if known else None,
+            "class": type(model).__qualname__,
+            "options": model.options if known else None,
+        },
+        "guide": None
+        if guide is None
+        else {"spec": spec if spec and _plain(spec) else None, "class": type(guide).__qualname__},
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "data": {
+            "name": data.name,
+            "size": len(data),
+            "fingerprint": data.fingerprint,
+            "values": {
+                name: {
+                    "shape": list(data.event_shape(name)),
+                    "dtype": str(data.batch(torch.zeros(1, dtype=torch.long))[name].dtype)[6:],
+                    "missing": name in data.observed,
+                }
+                for name in data.names
+            },
+        },
+        "versions": versions(),
+        **more,
+    }
+
+
+def versions() -> dict[str, str]:
+    """The software that a figure was measured with."""
+    names = ("latent-zoo", "torch", "pyro-ppl", "numpy", "scikit-learn")
+    found = {"python": platform.python_version()}
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def begin(path: Path, result: FitResult, data: Dataset, resumed: bool) -> None:
+    """Makes the folder of a run, or refuses one that holds something else."""
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file; give a folder for the run")
+    path.mkdir(parents=True, exist_ok=True)
+    if not resumed:
+        if (path / "run.json").exists():
+            raise ValueError(
+                f"{path} already holds a run; go on with it by resume, give another folder, or "
+                "delete it first"
+            )
+        spec = describe(result.model, result.guide, data, objective=result.objective)
+        write_json(path / "run.json", spec)
+        (path / "metrics.jsonl").write_text("")
+    else:
+        rows = "".join(json.dumps(row) + "\n" for row in result.metrics)
+        with _replacing(path / "metrics.jsonl") as temporary:
+            temporary.write_text(rows)
+
+
+def finish(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Writes the weights that the run ends with."""
+    write_tensors(path / WEIGHTS, weights, {"format": FORMAT})
+
+
+def append_metrics(path: Path, row: Mapping[str, Any]) -> None:
+    """Adds a row to ``metrics.jsonl``."""
+    with (path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of ``metrics.jsonl``; a last line cut short by a kill is left out."""
+    rows: list[dict[str, Any]] = []
+    file = path / "metrics.jsonl"
+    for line in file.read_text().splitlines() if file.exists() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    return rows
+
+
+def read_spec(path: Path) -> dict[str, Any]:
+    """``run.json``, checked for being one of ours and not from the future."""
+    if not (path / "run.json").exists():
+        there = "is no run (it has no run.json)" if path.exists() else "does not exist"
+        raise RunError(f"{path} {there}; give the folder that --out named")
+    spec = read_json(path / "run.json")
+    if not isinstance(spec, dict) or "format" not in spec or "model" not in spec:
+        raise RunError(f"{path / 'run.json'} is not a run of the zoo")
+    if spec["format"] > FORMAT:
+        raise RunError(
+            f"{path} is of format {spec['format']}, this version reads up to {FORMAT}; "
+            "upgrade latent-zoo"
+        )
+    return spec
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON, whole or not at all."""
+    with _replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and metadata of a safetensors file."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            keys = file.keys()
+            tensors = {key: file.get_tensor(key) for key in keys}
+            meta = json.loads((file.metadata() or {}).get("zoo", "null"))
+    except FileNotFoundError:
+        raise RunError(
+            f"{path} is missing: the run was ended before its first checkpoint"
+        ) from None
+    except (OSError, safetensors.SafetensorError, json.JSONDecodeError) as error:
+        raise RunError(f"{path} is damaged or no safetensors file: {error}") from None
+    if not isinstance(meta, dict) or meta.get("format", FORMAT + 1) > FORMAT:
+        raise RunError(f"{path} was not written by this version of the zoo")
+    return tensors, meta
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+    """Writes a safetensors file, whole or not at all."""
+    flat = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    with _replacing(path) as temporary:
+        save_file(flat, temporary, metadata={"zoo": json.dumps(meta)})
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path`` that takes its place when the block has written it."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    umask = os.umask(0)
+    os.umask(umask)
+    temporary.chmod(0o666 & ~umask)  # as open() would have made it
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _plain(content: Any) -> bool:
+    """Whether something is JSON as it stands."""
+    try:
+        json.dumps(content)
+    except TypeError:
+        return False
+    return True
+
+
+def _model(spec: Mapping[str, Any], path: Path) -> Model:
+    if spec.get("word") is None:
+        raise RunError(
+            f"{path} is a run of {spec.get('class')}, which is not one of the zoo's models; give "
+            "an untrained one, load(path, model=…)"
+        )
+    return resolve("models", spec["word"])(**spec["options"])
+
+
+def _guide(spec: Mapping[str, Any], model: Model, data: Dataset, path: Path) -> nn.Module:
+    if spec.get("spec") is None:
+        raise RunError(
+            f"{path} has a guide of its own, {spec.get('class')}; give an untrained one, "
+            "load(path, guide=…)"
+        )
+    make = import_module("guides.guide").Guide  # a word for zoo, which never imports guides
+    return make(model, data, **spec["spec"])
+
+
+def _stub(spec: Mapping[str, Any]) -> Dataset:
+    """A data set of the right shapes and size that takes no memory, to build a guide for."""
+    size = spec["size"]
+    one = {
+        name: torch.ones(1, *value["shape"], dtype=getattr(torch, value["dtype"]))
+        for name, value in spec["values"].items()
+    }
+    masks = {
+        name: torch.ones(1, dtype=torch.bool).expand(size, *value["shape"])
+        for name, value in spec["values"].items()
+        if value["missing"]
+    }
+    values = {name: value.expand(size, *value.shape[1:]) for name, value in one.items()}
+    return Dataset(one, name=spec["name"]).replaced(values, masks, spec["fingerprint"])
