@@ -27,6 +27,11 @@ def posterior(model: Model, batch: Batch) -> dist.TorchDistribution:
     return _ask(model, "posterior", batch)
 
 
+def responsibilities(model: Model, batch: Batch) -> Tensor:
+    """p(y = c | x) of every row, (B, C)."""
+    return _ask(model, "responsibilities", batch)
+
+
 def _ask(model: Model, what: str, batch: Batch) -> Any:
     if not knows(model, what):
         raise ValueError(
