@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     from zoo.data import Batch, Dataset, as_dataset
     from zoo.evaluation import evaluate
     from zoo.fitting import fit
-    from zoo.model import Model, observe, plain
-    from zoo.objectives.stock import pyro_svi
+    from zoo.model import Model, observe
+    from zoo.plain import plain
     from zoo.predictive import predict, prior_predictive
     from zoo.sources import load_data
     from zoo.store import load
+    from zoo.svi import pyro_svi
     from zoo.weights import log_weights
 
 __version__ = "0.1.0"
@@ -52,8 +53,9 @@ _HOMES = {
     "zoo.data": ("Batch", "Dataset", "as_dataset"),
     "zoo.evaluation": ("evaluate",),
     "zoo.fitting": ("fit",),
-    "zoo.model": ("Model", "observe", "plain"),
-    "zoo.objectives.stock": ("pyro_svi",),
+    "zoo.model": ("Model", "observe"),
+    "zoo.plain": ("plain",),
+    "zoo.svi": ("pyro_svi",),
     "zoo.predictive": ("predict", "prior_predictive"),
     "zoo.sources": ("load_data",),
     "zoo.store": ("load",),

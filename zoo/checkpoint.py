@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from zoo import store
+from zoo.files import FORMAT, RunError, read_tensors, write_tensors
 from zoo.store import STATE, WEIGHTS
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def save(path: Path, loop: Loop) -> None:
     if stopping is not None and stopping.reference is not None:
         tensors["reference"] = stopping.reference
     meta = {
-        "format": store.FORMAT,
+        "format": FORMAT,
         "steps": result.steps,
         "seconds": result.seconds,
         "best_step": result.best_step,
@@ -46,8 +47,8 @@ def save(path: Path, loop: Loop) -> None:
         "optimizers": numbers,
         "stopping": [stopping.since, stopping.best, stopping.best_step] if stopping else None,
     }
-    store.write_tensors(path / STATE, tensors, meta)
-    store.write_tensors(path / WEIGHTS, loop.best or loop.weights(), {"format": store.FORMAT})
+    write_tensors(path / STATE, tensors, meta)
+    write_tensors(path / WEIGHTS, loop.best or loop.weights(), {"format": FORMAT})
 
 
 def load(path: Path, loop: Loop) -> None:
@@ -57,7 +58,7 @@ def load(path: Path, loop: Loop) -> None:
         RunError: no checkpoint, or one of other data, another seed, batch size or objective.
     """
     store.read_spec(path)
-    tensors, meta = store.read_tensors(path / STATE)
+    tensors, meta = read_tensors(path / STATE)
     result, settings = loop.result, loop.settings
     now = {
         "per_epoch": settings.per_epoch,
@@ -66,7 +67,7 @@ def load(path: Path, loop: Loop) -> None:
         "objective": result.objective,
     }
     if other := [name for name, value in now.items() if meta[name] != value]:
-        raise store.RunError(
+        raise RunError(
             f"{path} cannot be gone on with: {other} of the fit are not those of the checkpoint "
             "(fingerprint is the training data, per_epoch the batches a pass)"
         )
@@ -74,7 +75,7 @@ def load(path: Path, loop: Loop) -> None:
         loop.load_weights(_part(tensors, "model.", keep=True) | _part(tensors, "guide.", keep=True))
         _restore(loop.optimizers, tensors, meta["optimizers"])
     except (RuntimeError, KeyError, IndexError) as error:
-        raise store.RunError(f"the checkpoint in {path} does not fit this pair: {error}") from None
+        raise RunError(f"the checkpoint in {path} does not fit this pair: {error}") from None
     loop.best = _part(tensors, "best.")
     loop.window, loop.filled = tensors["window"].to(loop.device), meta["filled"]
     for name in ("steps", "seconds", "best_step", "stopped_early", "metrics"):

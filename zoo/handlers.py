@@ -11,15 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.distributions.util import scale_and_mask
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine.messenger import Messenger
-from torch import Tensor, nn
-from torch.distributions import constraints, transform_to
+from torch import Tensor
 
 MAX_STATES = 1024
 
@@ -226,27 +224,3 @@ class Enumerate(Messenger):
             )
         message["value"] = value
         message["infer"] = {**(message["infer"] or {}), "_enumerated": True}
-
-
-class LocalParams(Messenger):
-    """Keeps ``pyro.param`` values in a module of their own: the global store stays empty."""
-
-    def __init__(self, store: nn.ParameterDict, constraint_of: dict[str, Any]):
-        super().__init__()
-        self.store, self.constraint_of = store, constraint_of
-
-    def _pyro_param(self, message: Any) -> None:
-        if getattr(message["fn"], "__self__", None) is not pyro.get_param_store():
-            return  # a PyroModule that keeps its own parameters
-        name, *initial = message["args"]
-        key = name.replace(".", "__")
-        if key not in self.store:
-            if not initial or initial[0] is None:
-                raise ValueError(f"parameter {name!r} has no initial value")
-            self.constraint_of[key] = message["kwargs"].get("constraint", constraints.real)
-            value = initial[0] if isinstance(initial[0], Tensor) else initial[0]()
-            if not isinstance(value, nn.Parameter):
-                transform = transform_to(self.constraint_of[key])
-                value = nn.Parameter(transform.inv(value.detach()).clone())
-            self.store[key] = value
-        message["value"] = transform_to(self.constraint_of[key])(self.store[key])

@@ -94,8 +94,8 @@ class Loop:
         self.stopping = EarlyStopping(settings.patience) if held_out is not None else None
         self.best: dict[str, Tensor] = {}
         self.window = torch.zeros(settings.log_every, device=self.device)  # losses not yet read
-        self.filled = 0
-        self.resumed = False
+        self.filled, self.resumed = 0, False
+        self.everything = data.batch() if settings.batch_size == len(data) else None
 
     def run(self) -> None:
         """Takes the steps that are left."""
@@ -121,11 +121,11 @@ class Loop:
                 if self.stopping and result.steps % settings.eval_every == 0:
                     self.look()
                 if settings.out and time.perf_counter() - saved > settings.checkpoint_every:
-                    self.save()
+                    checkpoint.save(settings.out, self)
                     saved = time.perf_counter()
             result.interrupted = interrupt.asked and result.steps < settings.steps
             if settings.out:
-                self.save()
+                checkpoint.save(settings.out, self)
             self.flush()
             self.keep_best()
             bar.update(result)
@@ -145,8 +145,7 @@ class Loop:
     def step(self, index: Tensor) -> None:
         """One optimizer step on the rows ``index``; the loss stays on the device."""
         result = self.result
-        whole = len(index) == len(self.data)
-        batch = self.data.batch(None if whole else index)
+        batch = self.everything or self.data.batch(index)
         rate = self.settings.rate(step=result.steps)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -220,8 +219,7 @@ class Loop:
 
     def keep_best(self) -> None:
         """Puts the best held-out weights back, where there were any."""
-        if self.best:
-            self.load_weights(self.best)
+        self.load_weights(self.best or self.weights())
 
     def weights(self) -> dict[str, Tensor]:
         """Every parameter and buffer, by ``model.name`` and ``guide.name``."""
@@ -238,11 +236,6 @@ class Loop:
             part.load_state_dict(
                 {k.removeprefix(start): v for k, v in weights.items() if k.startswith(start)}
             )
-
-    def save(self) -> None:
-        """Writes the checkpoint, whole or not at all."""
-        assert self.settings.out is not None
-        checkpoint.save(self.settings.out, self)
 
     def restore(self) -> None:
         """Takes up the checkpoint of the run in ``out``."""

@@ -1,7 +1,6 @@
 """What a model is: a joint distribution over latents and data, written once, conditioned outside.
 
-``Model`` is the contract, ``observe`` conditions a model on a batch, and ``plain`` lets any Pyro
-function stand where a model is expected.
+``Model`` is the contract, and ``observe`` conditions a model on a batch.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from zoo.context import factory
 from zoo.data import Batch, Dataset, as_dataset
-from zoo.handlers import InPlateScale, LocalParams, Observe, Record
+from zoo.handlers import InPlateScale, Observe
 
 Guide = Callable[[Batch], Any]
 
@@ -131,96 +130,6 @@ class Model(nn.Module):
         return result
 
 
-class PlainModel(Model):
-    """An ordinary Pyro function with ``obs=``, made to obey the contract. See ``plain``."""
-
-    def __init__(self, fn: Callable[..., Any], plate: str | None = None):
-        super().__init__()
-        if not callable(fn):
-            raise TypeError(f"plain expects a Pyro function, got {type(fn).__name__}")
-        self.fn = fn
-        self.params = nn.ParameterDict()
-        self.constraint_of: dict[str, Any] = {}
-        self._plate = plate
-        self.resolved = False
-        self.vectorized: bool | None = None  # found out at the first use of several particles
-        self._arguments = list(
-            inspect.signature(fn.forward if isinstance(fn, nn.Module) else fn).parameters
-        )
-
-    @property
-    def plate(self) -> str:  # type: ignore[override]
-        """The data plate: given, or found at the first run."""
-        if self._plate is None:
-            raise RuntimeError("the data plate is not known before the first run on data")
-        return self._plate
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        with (
-            pyro.settings.context(module_local_params=True),
-            LocalParams(self.params, self.constraint_of),
-        ):
-            return self.fn(*args, **kwargs)
-
-    def run(self, batch: Batch) -> Any:
-        """The function on the batch's values, its observed sites free again."""
-        with poutine.uncondition():
-            return self._call(batch)
-
-    def _call(self, batch: Batch) -> Any:
-        unknown = sorted(set(batch.values) - set(self._arguments))
-        if unknown:
-            raise ValueError(
-                f"{unknown} in the data match no argument of the function; it takes "
-                f"{self._arguments}; rename one or the other"
-            )
-        return self(**batch.values)
-
-    def conditioned(self, batch: Batch) -> Any:
-        self.resolve(batch)
-        with Observe({}, batch.observed, len(batch)) as observed:
-            result = self._call(batch)
-        if unmasked := sorted(set(batch.observed) - observed.seen):
-            raise ValueError(
-                f"{unmasked} have missing entries; name the observed site like the argument"
-            )
-        return result
-
-    def resolve(self, batch: Batch) -> None:
-        """Finds the data plate: the one with as many rows as the batch."""
-        if self.resolved:
-            return
-        with poutine.block(), Record() as record, torch.no_grad():
-            self._call(batch)
-        frames = {f.name: f for s in record.sites.values() for f in s["cond_indep_stack"]}
-        sizes = {name: frame.size for name, frame in frames.items()}
-        fit = [n for n, f in frames.items() if f.size == len(batch) and f.dim is not None]
-        if self._plate is None:
-            if len(fit) != 1:
-                raise ValueError(
-                    f"the batch has {len(batch)} rows and {len(fit)} plates have that size (the "
-                    f"plates: {sizes}); say which holds the data with plain(function, plate=…)"
-                )
-            self._plate = fit[0]
-        elif self._plate not in frames:
-            raise ValueError(f"no plate is called {self._plate!r}; the plates are {sizes}")
-        frame = frames[self._plate]
-        if frame.size != len(batch) or (frame.full_size or frame.size) != frame.size:
-            raise ValueError(
-                f"plate {self._plate!r} has size {frame.full_size or frame.size} for a batch of "
-                f"{len(batch)} rows; write it as pyro.plate({self._plate!r}, len(x)), without "
-                "subsampling: minibatches and their scale come from fit"
-            )
-        for name, site in record.sites.items():
-            stack = [f.name for f in site["cond_indep_stack"]]
-            if self._plate in stack and (len(stack) > 1 or frame.dim != -1):
-                raise ValueError(
-                    f"site {name!r} stands in the nested plates {stack}; only the data plate at "
-                    "dim=-1 is supported: write the other dimensions with .to_event(...)"
-                )
-        self.resolved = True
-
-
 class Observed(nn.Module):
     """A model conditioned on a batch: a callable of the batch, with the guide's signature."""
 
@@ -249,30 +158,13 @@ def observe(model: Model) -> Observed:
     return Observed(as_model(model))
 
 
-def plain(fn: Callable[..., Any], plate: str | None = None) -> Model:
-    """An ordinary Pyro function with ``obs=`` as a model.
-
-    Arguments are taken from the batch by name. The data plate is the one as long as the batch;
-    where several or none are, ``plate`` says which. Parameters (``pyro.param``, ``pyro.module``,
-    ``PyroModule``) are kept in the model, never in Pyro's global store.
-
-    Example:
-        >>> import pyro, pyro.distributions as dist, torch
-        >>> def rates(x):
-        ...     with pyro.plate("rows", len(x)):
-        ...         rate = pyro.sample("rate", dist.Gamma(2.0, 1.0))
-        ...         pyro.sample("x", dist.Poisson(rate), obs=x)
-        >>> model = plain(rates)
-        >>> _ = observe(model)(as_dataset(torch.tensor([1.0, 4.0])).batch())
-        >>> model.plate
-        'rows'
-    """
-    return PlainModel(fn, plate)
-
-
 def as_model(model: Any) -> Model:
     """The model itself, or a plain Pyro function made one."""
-    return model if isinstance(model, Model) else plain(model)
+    if isinstance(model, Model):
+        return model
+    from zoo.plain import plain  # which is itself a model
+
+    return plain(model)
 
 
 @contextmanager

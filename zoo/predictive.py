@@ -74,9 +74,7 @@ def predict(
         draws = {name: sites[name]["value"] for name in weights.observed}
     else:
         local = {n: v if n in weights.globals else v.flatten(0, 1) for n, v in given.items()}
-        runs = [
-            _run(model, batch, {n: v[s] for n, v in local.items()}) for s in range(num_samples)
-        ]
+        runs = [_run(model, batch, {n: v[s] for n, v in local.items()}) for s in range(num_samples)]
         draws = {n: torch.stack([run[n]["value"] for run in runs]) for n in weights.observed}
         sites = runs[0]
     events = {name: sites[name]["fn"].event_shape for name in draws}

@@ -9,33 +9,33 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import platform
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import safetensors
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from zoo.data import Dataset
+from zoo.files import (
+    FORMAT,
+    RunError,
+    read_json,
+    read_tensors,
+    replacing,
+    write_json,
+    write_tensors,
+)
 from zoo.model import Model, as_model
 from zoo.registry import resolve
 
 if TYPE_CHECKING:
     from zoo.loop import FitResult
 
-FORMAT = 1
 STATE, WEIGHTS = "state.safetensors", "weights.safetensors"
-
-
-class RunError(ValueError):
-    """A folder that is no run, or one that is damaged or from a newer version."""
 
 
 @dataclass
@@ -154,7 +154,7 @@ def begin(path: Path, result: FitResult, data: Dataset, resumed: bool) -> None:
         (path / "metrics.jsonl").write_text("")
     else:
         rows = "".join(json.dumps(row) + "\n" for row in result.metrics)
-        with _replacing(path / "metrics.jsonl") as temporary:
+        with replacing(path / "metrics.jsonl") as temporary:
             temporary.write_text(rows)
 
 
@@ -193,63 +193,6 @@ def read_spec(path: Path) -> dict[str, Any]:
             "upgrade latent-zoo"
         )
     return spec
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise RunError(f"{path} cannot be read: {error}") from None
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes JSON, whole or not at all."""
-    with _replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and metadata of a safetensors file."""
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            keys = file.keys()
-            tensors = {key: file.get_tensor(key) for key in keys}
-            meta = json.loads((file.metadata() or {}).get("zoo", "null"))
-    except FileNotFoundError:
-        raise RunError(
-            f"{path} is missing: the run was ended before its first checkpoint"
-        ) from None
-    except (OSError, safetensors.SafetensorError, json.JSONDecodeError) as error:
-        raise RunError(f"{path} is damaged or no safetensors file: {error}") from None
-    if not isinstance(meta, dict) or meta.get("format", FORMAT + 1) > FORMAT:
-        raise RunError(f"{path} was not written by this version of the zoo")
-    return tensors, meta
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-    """Writes a safetensors file, whole or not at all."""
-    flat = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    with _replacing(path) as temporary:
-        save_file(flat, temporary, metadata={"zoo": json.dumps(meta)})
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its place when the block has written it."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    umask = os.umask(0)
-    os.umask(umask)
-    temporary.chmod(0o666 & ~umask)  # as open() would have made it
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _plain(content: Any) -> bool:

@@ -24,15 +24,14 @@ class LogWeights:
         global_: (S,), log p(g) - log q(g); zero without global latents.
         log_q: (S, K, B) or (C, S, K, B), log q(z | x, g), for score-function gradients.
         log_q_global: (S,), log q(g).
-        log_q_enum: (C, B), log q(y | x) where the guide has the enumerated sites; None where it
-            leaves them to be summed out.
+        log_q_enum: (C, B), log q(y | x); None where the guide leaves y to be summed out.
         size: N, the rows of the data set that the batch stands for.
-        has_globals: whether there is any latent outside the data plate.
+        has_globals: whether any latent is outside the data plate.
         score_sites: sites the guide drew without a path-wise gradient.
         values: the guide's draws by site name.
         globals: the guide's recorded global sites.
         observed: the model's observed sites.
-        enumerated: number of values of each enumerated site, the first the fastest in C.
+        enumerated: values of each enumerated site, the first the fastest in C.
     """
 
     local: Tensor
@@ -81,8 +80,8 @@ class LogWeights:
     def bound(self, reduce: Callable[[Tensor], Tensor]) -> Tensor:
         """(S, B): ``reduce`` takes the particles (dimension -2) away.
 
-        Where the guide has q(y | x), the bound is Σ_y q(y|x) [I(x, y) - log q(y|x)] with
-        I(x, y) = reduce over k of log p(x, y, z_k)/q(z_k | x, y).
+        Where the guide has q(y | x): Σ_y q(y|x) [I(x, y) - log q(y|x)], I(x, y) being ``reduce``
+        of log p(x, y, z_k)/q(z_k | x, y).
         """
         inner = reduce(self.marginal)
         if self.log_q_enum is None:
@@ -199,7 +198,7 @@ def _weigh(
 
 
 def _needs_score(site: Any) -> bool:
-    """Whether the draw loses a gradient: no path-wise derivative, and parameters that want one."""
+    """Whether the draw loses a gradient that parameters want."""
     infer = site["infer"] or {}
     if site["fn"].has_rsample or infer.get("_enumerated") or infer.get("exact"):
         return False
@@ -207,7 +206,7 @@ def _needs_score(site: Any) -> bool:
 
 
 def _check_sites(p: Mapping[str, Any], q: Mapping[str, Any]) -> None:
-    """The guide must have drawn exactly the latents of the model that were not enumerated."""
+    """The guide must have drawn just the latents that were not enumerated."""
     latent = {n for n, s in p.items() if not s["is_observed"]}
     handled = {n for n in latent if {"_replayed", "_enumerated"} & set(p[n]["infer"] or {})}
     if missing := sorted(latent - handled):

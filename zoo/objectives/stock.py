@@ -7,8 +7,7 @@ global parameter store untouched. ``pyro_svi`` runs ``pyro.infer.SVI`` and puts 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -18,9 +17,9 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from zoo.context import seeded
-from zoo.data import Batch, as_dataset
-from zoo.handlers import LocalParams, Record, in_plate
+from zoo.data import Batch
+from zoo.handlers import Record, in_plate
+from zoo.local_params import LocalParams
 from zoo.model import Model, as_model, observe
 
 __all__ = ["renyi_elbo", "trace_elbo", "trace_mean_field_elbo", "traceenum_elbo"]
@@ -193,75 +192,4 @@ def _announce(p: Callable[[Batch], Any]) -> Callable[[Batch], Any]:
     return run
 
 
-@contextmanager
-def dense_tables(module: nn.Module) -> Iterator[None]:
-    """Tables give dense gradients inside the block: Pyro's optimizers take no sparse ones."""
-    tables = [m for m in module.modules() if isinstance(m, nn.Embedding) and m.sparse]
-    for table in tables:
-        table.sparse = False
-    try:
-        yield
-    finally:
-        for table in tables:
-            table.sparse = True
-
-
 REAL = torch.distributions.constraints.real
-
-
-def pyro_svi(
-    model: Model | Callable[..., Any],
-    guide: nn.Module,
-    data: Any,
-    *,
-    loss: Any = None,
-    optim: Any = None,
-    steps: int = 1000,
-    batch_size: int | None = None,
-    seed: int = 0,
-) -> list[float]:
-    """Trains with ``pyro.infer.SVI`` itself; the global parameter store is put back on exit.
-
-    Args:
-        model: p.
-        guide: q, an ``nn.Module``.
-        data: the data set.
-        loss: a Pyro ELBO; ``Trace_ELBO()`` by default.
-        optim: a Pyro optimizer; ``Adam({"lr": 0.01})`` by default.
-        steps: SVI steps.
-        batch_size: rows a step; all by default.
-        seed: of the draws and of the order of the rows.
-
-    Returns:
-        The loss of each step, in nats per datapoint.
-
-    Raises:
-        ValueError: where the loss would be wrong for the pair.
-    """
-    model, data = as_model(model), as_dataset(data)
-    judge = stock(infer.Trace_ELBO() if loss is None else loss)
-    model.resolve(data.batch())
-    p = judge.prepared(model)
-
-    def with_params(batch: Batch) -> Any:
-        pyro.module("model", model)
-        return p(batch)
-
-    def guide_with_params(batch: Batch) -> Any:
-        pyro.module("guide", guide)
-        return guide(batch)
-
-    losses: list[float] = []
-    with pyro.get_param_store().scope(), seeded(seed, model.device), dense_tables(guide):
-        optim = pyro.optim.Adam({"lr": 0.01}) if optim is None else optim
-        svi = infer.SVI(with_params, guide_with_params, optim, copy.copy(judge.loss))
-        epoch = 0
-        while len(losses) < steps:
-            for index in data.epoch(batch_size, seed, epoch):
-                batch = data.batch(index)
-                judge.check(model, guide, batch)
-                losses.append(float(svi.step(batch)) / batch.size)
-                if len(losses) == steps:
-                    break
-            epoch += 1
-    return losses
