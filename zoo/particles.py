@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -109,3 +110,35 @@ def _same(model: PlainModel, batch: Batch) -> bool:
     except (RuntimeError, ValueError, IndexError):
         return False
     return True
+
+
+def one_by_one(weigh: Callable[[Mapping[str, Any]], Any], inner: int, outer: int) -> Any:
+    """The record of (S, K) particles from one run a particle, for functions that do not vectorise.
+
+    Args:
+        weigh: a record of log weights of one particle, the globals given or, where empty, drawn.
+        inner: K.
+        outer: S.
+    """
+    grid: list[list[Any]] = []
+    for _ in range(outer):
+        first = weigh({})
+        grid.append([first, *(weigh(first.globals) for _ in range(inner - 1))])
+    first = grid[0][0]
+
+    def gather(name: str) -> Tensor:
+        return torch.cat([torch.cat([getattr(w, name) for w in r], -2) for r in grid], -3)
+
+    def values(name: str) -> Tensor:
+        if name in first.globals:
+            return torch.stack([row[0].values[name] for row in grid])
+        return torch.stack([torch.stack([w.values[name] for w in row]) for row in grid])
+
+    return replace(
+        first,
+        local=gather("local"),
+        log_q=gather("log_q"),
+        global_=torch.cat([row[0].global_ for row in grid]),
+        log_q_global=torch.cat([row[0].log_q_global for row in grid]),
+        values={name: values(name) for name in first.values},
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from zoo.data import Batch
 from zoo.handlers import Enumerate, Particles, Record, Replay, log_prob
 from zoo.model import Model, as_model, observe
-from zoo.particles import outer_sum, split, vectorizes
+from zoo.particles import one_by_one, outer_sum, split, vectorizes
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,9 @@ def log_weights(
     if num_particles * num_outer == 1 or vectorizes(model, batch):
         weights = _weigh(model, guide, batch, num_particles, num_outer)
     else:
-        weights = _sequential(model, guide, batch, num_particles, num_outer)
+        weights = one_by_one(
+            lambda given: _weigh(model, guide, batch, 1, 1, given), num_particles, num_outer
+        )
     if num_outer > 1 and not weights.has_globals:
         raise ValueError("num_outer counts draws of global latents, and there are none; use 1")
     return weights
@@ -179,6 +181,11 @@ def _weigh(
     if not p_in:
         raise ValueError(f"the model samples nothing inside its data plate {plate!r}")
     q_enum = [s for s in q_in if s["name"] in by_guide.sizes]
+    if given_draw := [s["name"] for s in q_enum if set(log_prob(s).shape[-3:-1]) - {1}]:
+        raise ValueError(
+            f"the guide enumerates {given_draw} given a draw of another latent; let it sample them "
+            "before the others, given the data alone"
+        )
     log_q = total(s for s in q_in if s["name"] not in by_guide.sizes)
     log_q_global = outer_sum(q_out, outer, like)
     return LogWeights(
@@ -220,32 +227,3 @@ def _check_sites(p: Mapping[str, Any], q: Mapping[str, Any]) -> None:
             f"the guide samples {extra}, which the model does not have as latents for this batch; "
             f"its latents are {sorted(latent)}"
         )
-
-
-def _sequential(
-    model: Model, guide: Callable[[Batch], Any], batch: Batch, inner: int, outer: int
-) -> LogWeights:
-    """The same record from one run a pair of particles, for functions that do not vectorise."""
-    grid: list[list[LogWeights]] = []
-    for _ in range(outer):
-        first = _weigh(model, guide, batch, 1, 1)
-        again = [_weigh(model, guide, batch, 1, 1, first.globals) for _ in range(inner - 1)]
-        grid.append([first, *again])
-    first = grid[0][0]
-
-    def gather(name: str) -> Tensor:
-        return torch.cat([torch.cat([getattr(w, name) for w in r], -2) for r in grid], -3)
-
-    def values(name: str) -> Tensor:
-        if name in first.globals:
-            return torch.stack([row[0].values[name] for row in grid])
-        return torch.stack([torch.stack([w.values[name] for w in row]) for row in grid])
-
-    return replace(
-        first,
-        local=gather("local"),
-        log_q=gather("log_q"),
-        global_=torch.cat([row[0].global_ for row in grid]),
-        log_q_global=torch.cat([row[0].log_q_global for row in grid]),
-        values={name: values(name) for name in first.values},
-    )
