@@ -1,0 +1,167 @@
+"""What a run is: a point of the five axes with every option, as plain words and numbers."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from guides.source import Source
+from zoo.fitting import fit
+from zoo.registry import resolve, unknown
+from zoo.sources import load_data
+from zoo.store import RunError
+
+CONFIG = "config.yaml"
+OF_SPEC = ("objective", "seed", "device", "freeze", "out", "resume")  # of fit, not its options
+ONLY_PYTHON = ("encoder", "held_out", "callbacks", "objective_options")  # no word can give these
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One run: what is fitted to what, how, and how it is judged; everything in it is plain JSON.
+
+    Args:
+        model: a word of ``zoo list models``, or my_model.py, or my_model.py:Class.
+        data: a word of ``zoo list data``, or a .npy, .npz, .csv or .pt file.
+        family: the shape of q(z) for one datapoint; a word of ``zoo list families``.
+        inference: where its parameters come from; a word of ``zoo list inference``.
+        objective: what is maximised; a word of ``zoo list objectives``; renyi:0.5 with its α.
+        num_particles: draws for each datapoint and step; by default the objective's own number.
+        global_family: the family of latents shared by all rows, or a Pyro AutoGuide by its name.
+        model_options: keyword arguments of the model.
+        family_options: keyword arguments of the family.
+        inference_options: keyword arguments of the inference.
+        objective_options: keyword arguments of the objective.
+        global_options: keyword arguments of the global family.
+        data_options: keyword arguments of ``load_data``.
+        fit_options: keyword arguments of ``fit`` (steps, lr, …).
+        seed: of the starts, of the draws in training and of the order of the rows.
+        device: auto (CUDA where there is one), cpu or cuda.
+        model_from: the folder of a run whose model, as trained, is the start.
+        freeze: model or guide: that side takes no step.
+        held_out_fraction: the part of the training rows that is kept out of the fit, to stop it
+            early and keep the best weights; 0 keeps none out.
+        eval_particles: K of the importance-weighted bounds that are reported.
+        infer_steps: steps that fit a table's row to each test row.
+    """
+
+    model: str
+    data: str = "digits"
+    family: str = "mean_field"
+    inference: str = "amortized"
+    objective: str = "elbo"
+    num_particles: int | None = None
+    global_family: str = "mean_field"
+    model_options: dict[str, Any] = field(default_factory=dict)
+    family_options: dict[str, Any] = field(default_factory=dict)
+    inference_options: dict[str, Any] = field(default_factory=dict)
+    objective_options: dict[str, Any] = field(default_factory=dict)
+    global_options: dict[str, Any] = field(default_factory=dict)
+    data_options: dict[str, Any] = field(default_factory=dict)
+    fit_options: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    device: str = "auto"
+    model_from: str | None = None
+    freeze: str | None = None
+    held_out_fraction: float = 0.0
+    eval_particles: int = 1000
+    infer_steps: int = 2000
+
+    @classmethod
+    def from_dict(cls, content: Any) -> Spec:
+        """The reverse of ``dataclasses.asdict``; refuses names that are not there."""
+        known = [f.name for f in fields(cls)]
+        if not isinstance(content, dict) or "model" not in content:
+            raise ValueError("a configuration is a mapping with at least 'model'")
+        for name in content:
+            if name not in known:
+                raise unknown("setting", name, known)
+        return cls(**content)
+
+
+def complete(spec: Spec) -> Spec:
+    """The same run with every default written out, so that it can be repeated later."""
+    for part in ("held_out_fraction", "infer_steps"):
+        if getattr(spec, part) < 0:
+            raise ValueError(f"{part} counts from 0, got {getattr(spec, part)}")
+    objective = resolve("objectives", spec.objective.partition(":")[0])
+    taken = inspect.signature(objective).parameters
+    particles = spec.num_particles
+    if particles is None and "num_particles" in taken:
+        particles = taken["num_particles"].default
+    options = {
+        name: value for name, value in defaults(objective).items() if name != "num_particles"
+    }
+    if ":" in spec.objective:  # renyi:0.5 says α itself
+        options.pop("alpha", None)
+    globals_ = (
+        {}
+        if spec.global_family.startswith("Auto")
+        else {**defaults(resolve("families", spec.global_family)), "init_scale": 0.1}
+    )
+    return replace(
+        spec,
+        num_particles=particles,
+        model_options=spec.model_options
+        if spec.model_from
+        else {**defaults(resolve("models", spec.model)), **spec.model_options},
+        family_options={**defaults(resolve("families", spec.family)), **spec.family_options},
+        inference_options={
+            **defaults(resolve("inference", spec.inference), Source),
+            **spec.inference_options,
+        },
+        objective_options={**options, **spec.objective_options},
+        global_options={**globals_, **spec.global_options},
+        data_options={**defaults(load_data), **spec.data_options},
+        fit_options={
+            **{k: v for k, v in defaults(fit).items() if k not in OF_SPEC},
+            **spec.fit_options,
+        },
+    )
+
+
+def defaults(function: Callable[..., Any], base: type | None = None) -> dict[str, Any]:
+    """The defaults in a signature that are plain values, but for parameters of ``base``."""
+    skip = inspect.signature(base).parameters if base else {}
+    found = {
+        name: list(p.default) if isinstance(p.default, tuple) else p.default
+        for name, p in inspect.signature(function).parameters.items()
+        if name not in skip and p.default is not p.empty
+    }
+    plain = (int, float, str, list, type(None))
+    return {n: v for n, v in found.items() if isinstance(v, plain) and n not in ONLY_PYTHON}
+
+
+def write_config(folder: Path, spec: Spec) -> None:
+    """Keeps a run's configuration in its folder, whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{CONFIG}.{os.getpid()}"
+    temporary.write_text(yaml.safe_dump(asdict(spec), sort_keys=False, allow_unicode=True))
+    temporary.replace(folder / CONFIG)
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The settings in a ``config.yaml``, or in a run's folder.
+
+    Raises:
+        RunError: no such file, or one that is no mapping.
+    """
+    path = Path(path)
+    path = path / CONFIG if path.is_dir() else path
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise RunError(
+            f"{path} does not exist; give a run that `zoo fit --out` has made, or its {CONFIG}"
+        ) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise RunError(f"{path} is no configuration: expected a mapping of settings")
+    return content

@@ -1,0 +1,117 @@
+"""What ``summary.json`` says of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from experiments._spec import Spec
+from guides.guide import Guide
+from zoo import store
+from zoo.data import Dataset
+from zoo.evaluation import Evaluation
+from zoo.fitting import FitResult
+from zoo.sources import Split
+
+
+def summarize(
+    spec: Spec,
+    result: FitResult,
+    split: Split,
+    train: Evaluation,
+    test: Evaluation | None,
+    test_guide: Guide | None,
+    notes: list[str] | None = None,
+) -> dict[str, Any]:
+    """The figures of a run and all that they depend on, as plain JSON; bounds in nats a datapoint.
+
+    Args:
+        spec: what was run, with every default written out.
+        result: of the fit.
+        split: the data.
+        train, test: the figures; ``test`` is None where there are no test rows.
+        test_guide: the guide that the test rows were judged with.
+        notes: what a reader of the figures should know besides.
+    """
+    guide: Guide = result.guide
+    latents = guide.latents
+    return {
+        "model": spec.model,
+        "family": spec.family,
+        "inference": spec.inference,
+        "objective": spec.objective,
+        "num_particles": spec.num_particles,
+        "data": spec.data,
+        "seed": spec.seed,
+        "device": str(result.model.device),
+        "steps": result.steps,
+        "seconds": round(result.seconds, 3),
+        "versions": store.versions(),
+        "num_train": len(split.train),
+        "num_test": len(split.test) if split.test is not None else 0,
+        "train": train.as_dict(),
+        "test": test.as_dict() if test is not None else None,
+        "eval_particles": train.num_particles,
+        "global_family": spec.global_family if latents.global_.dim else None,
+        "model_options": {k: v for k, v in result.model.options.items() if _plain(v)},
+        "num_parameters": {"model": _count(result.model), "guide": _count(guide)},
+        "latents": {
+            "local": list(latents.local.names),
+            "global": list(latents.global_.names),
+            "discrete": list(latents.discrete),
+        },
+        "adjusted_rand_index": {
+            "train": _rand_index(guide, split.train),
+            "test": _rand_index(test_guide, split.test),
+        },
+        "interrupted": result.interrupted,
+        "stopped_early": result.stopped_early,
+        "best_step": result.best_step,
+        "freeze": spec.freeze,
+        "model_from": spec.model_from,
+        "data_record": split.record,
+        "notes": [*(notes or []), *_notes(spec, guide)],
+    }
+
+
+def _notes(spec: Spec, guide: Guide) -> list[str]:
+    """What in the words does nothing for this model, or makes the figures other than bounds."""
+    notes = []
+    local = guide.latents.local
+    if not local.dim:
+        rest = "the discrete ones are summed out" if guide.latents.discrete else "there are none"
+        notes.append(
+            f"{spec.model} has no continuous latents of its rows ({rest}): "
+            "--family and --inference have nothing to act on"
+        )
+    if not guide.has_density:
+        notes.append("the guide is a point mass (MAP): log_joint is log p(x, ẑ), which is no bound")
+    word = spec.objective.partition(":")[0]
+    if word in ("mle", "em") and local.dim and spec.family != "exact":
+        notes.append(f"{word} trains no guide: elbo and iwae are those of an untrained one")
+    return notes
+
+
+@torch.no_grad()
+def _rand_index(guide: Guide | None, data: Dataset | None) -> float | None:
+    """The adjusted Rand index of the most probable component of each row against its class."""
+    if guide is None or data is None or data.labels is None or len(guide.latents.discrete) != 1:
+        return None
+    from sklearn.metrics import adjusted_rand_score
+
+    (name,) = guide.latents.discrete
+    parts = [
+        guide.posterior(batch.to(guide.model.device), 100).probabilities[name].argmax(-1)
+        for batch in data.batches(2048)
+    ]
+    return float(adjusted_rand_score(data.labels.cpu(), torch.cat(parts).cpu()))
+
+
+def _count(part: nn.Module) -> int:
+    return sum(p.numel() for p in part.parameters())
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, int | float | str | bool | list | tuple | None)

@@ -1,0 +1,219 @@
+"""One point of the five axes, from words to a fitted pair, its figures and its folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from experiments._spec import Spec, complete, read_config, write_config
+from experiments._summary import summarize
+from guides.guide import Guide
+from zoo import store
+from zoo.context import seeded
+from zoo.data import Dataset
+from zoo.evaluation import Evaluation, evaluate
+from zoo.exact import knows
+from zoo.fitting import FitResult, fit, pick_device
+from zoo.model import Model
+from zoo.registry import resolve
+from zoo.sources import Split, load_data
+
+__all__ = [
+    "Outcome",
+    "Spec",
+    "build_guide",
+    "build_model",
+    "complete",
+    "hold_out",
+    "judge",
+    "read_config",
+    "run",
+    "split_of",
+    "summarize",
+]
+
+EVALUATION_SEED = 0x5C02E  # the stream that bounds are reported with, apart from those of training
+GUIDE_SEED = 0x6D1DE  # so that a guide does not start from the numbers that its model started from
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run leaves behind.
+
+    Attributes:
+        spec: with every default written out.
+        result: of the fit.
+        model, guide: as trained.
+        split: the rows that were trained on, and the test rows.
+        train, test: figures of every row; ``test`` is None where there are no test rows.
+        summary: what ``summary.json`` holds.
+        test_guide: the guide that the test rows were judged with.
+    """
+
+    spec: Spec
+    result: FitResult
+    model: Model
+    guide: Guide
+    split: Split
+    train: Evaluation
+    test: Evaluation | None
+    summary: dict[str, Any]
+    test_guide: Guide | None = None
+
+
+def split_of(spec: Spec) -> Split:
+    """The data of a run."""
+    return load_data(spec.data, **spec.data_options)
+
+
+def hold_out(split: Split, fraction: float) -> tuple[Split, Dataset | None]:
+    """Takes a fraction of the training rows out, by ``RandomState(1).permutation``.
+
+    Raises:
+        ValueError: a fraction that leaves no rows on one of the sides.
+    """
+    if fraction == 0:
+        return split, None
+    rows = len(split.train)
+    count = round(fraction * rows)
+    if not 0 < count < rows:
+        raise ValueError(f"held_out_fraction {fraction} of {rows} rows leaves one side empty")
+    order = np.random.RandomState(1).permutation(rows)
+    kept = split.train.subset(torch.from_numpy(np.sort(order[count:])))
+    record = {**split.record, "num_train": rows - count, "num_held_out": count}
+    return Split(kept, split.test, record), split.train.subset(torch.from_numpy(order[:count]))
+
+
+def build_model(spec: Spec, split: Split) -> Model:
+    """The model at its start: random by ``spec.seed``, or as a run left it.
+
+    Raises:
+        ValueError: options that are not those of the run in ``model_from``.
+    """
+    make = resolve("models", spec.model)
+    with seeded(spec.seed):
+        if spec.model_from is None:
+            return make.for_data(split.train, **spec.model_options)
+        try:
+            model = store.load(spec.model_from).model
+        except store.RunError:  # of a model that is not the zoo's: built here, filled from there
+            fresh = make.for_data(split.train, **spec.model_options)
+            model = store.load(spec.model_from, model=fresh).model
+    if not isinstance(model, make):
+        raise ValueError(
+            f"{spec.model_from} is a run of {type(model).__name__}, not of {spec.model}"
+        )
+    other = {k: v for k, v in spec.model_options.items() if model.options.get(k, v) != v}
+    if other:
+        raise ValueError(
+            f"the model in {spec.model_from} has other options than {other}; leave them out"
+        )
+    return model
+
+
+def build_guide(spec: Spec, model: Model, split: Split) -> Guide:
+    """The guide at its start, for the training rows."""
+    with seeded(spec.seed + GUIDE_SEED):
+        return Guide(
+            model,
+            split.train,
+            spec.family,
+            spec.inference,
+            global_family=spec.global_family,
+            family_options=spec.family_options,
+            inference_options=spec.inference_options,
+            global_options=spec.global_options,
+        )
+
+
+def run(
+    spec: Spec,
+    out: str | Path | None = None,
+    model: Model | None = None,
+    split: Split | None = None,
+    resume: bool = False,
+    progress: bool | None = None,
+) -> Outcome:
+    """Builds, fits and judges; with ``out`` it also keeps the run on disk.
+
+    Args:
+        spec: what to run.
+        out: a folder for the run.
+        model: a model in place of the one that ``spec`` describes, trained in place unless frozen.
+        split: the data, where they are loaded already.
+        resume: go on with the run in ``out``.
+        progress: a bar on the terminal; by default where there is one.
+
+    Raises:
+        ValueError: words or options that are not there, data that do not fit, a folder in use.
+        NonFiniteLossError: a loss that is NaN or infinite.
+    """
+    spec = complete(spec)
+    place = None if out is None else Path(out)
+    if place is not None and not resume and (place / "run.json").exists():
+        raise ValueError(f"{place} already holds a run; go on with --resume, or give another --out")
+    split, held_out = hold_out(split_of(spec) if split is None else split, spec.held_out_fraction)
+    model = build_model(spec, split) if model is None else model
+    model.to(pick_device(spec.device))
+    spec, notes = settled(spec, model)
+    guide = build_guide(spec, model, split)
+    if place is not None:
+        write_config(place, spec)
+    given = {k: v for k, v in spec.fit_options.items() if k != "progress"}
+    particles = {} if spec.num_particles is None else {"num_particles": spec.num_particles}
+    result = fit(
+        model,
+        guide,
+        split.train,
+        spec.objective,
+        seed=spec.seed,
+        device=spec.device,
+        freeze=spec.freeze,  # type: ignore[arg-type]  # checked there
+        held_out=held_out,
+        objective_options={**spec.objective_options, **particles},
+        out=place,
+        resume=resume,
+        progress=spec.fit_options["progress"] if progress is None else progress,
+        **given,
+    )
+    train, test, test_guide = judge(spec, model, guide, split)
+    summary = summarize(spec, result, split, train, test, test_guide, notes)
+    if place is not None:
+        if not (place / "run.json").exists():  # nothing was trained, and yet it is a run
+            store.begin(place, result, split.train, resumed=False)
+            store.finish(
+                place,
+                {
+                    f"{side}.{name}": value
+                    for side, part in (("model", model), ("guide", guide))
+                    for name, value in part.state_dict().items()
+                },
+            )
+        store.write_json(place / "summary.json", summary)
+    return Outcome(spec, result, model, guide, split, train, test, summary, test_guide)
+
+
+def settled(spec: Spec, model: Model) -> tuple[Spec, list[str]]:
+    """The spec with words that do nothing for this model put right, and what to say about it."""
+    notes = []
+    word = spec.objective.partition(":")[0]
+    if word in ("mle", "em") and spec.family != "exact" and knows(model, "posterior"):
+        spec = replace(spec, family="exact", family_options={})
+        notes.append(f"{word} trains no guide: its posterior is the model's own (family exact)")
+    return spec, notes
+
+
+def judge(
+    spec: Spec, model: Model, guide: Guide, split: Split
+) -> tuple[Evaluation, Evaluation | None, Guide | None]:
+    """Figures of the training and test rows, and the guide that the test rows were judged with."""
+    options = {"num_particles": spec.eval_particles, "seed": EVALUATION_SEED}
+    train = evaluate(model, guide, split.train, **options)
+    if split.test is None:
+        return train, None, None
+    inferred = guide.infer(split.test, steps=spec.infer_steps)
+    return train, evaluate(model, inferred, split.test, **options), inferred
