@@ -6,10 +6,10 @@ import datetime
 import json
 import os
 import platform
-import resource
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from zoo.store import versions
@@ -32,6 +32,6 @@ def save(name: str, result: dict[str, Any]) -> None:
     (RESULTS / f"{name}.json").write_text(json.dumps(full, indent=2) + "\n")
 
 
-def peak_memory() -> float:
-    """The process's highest resident memory so far, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def memory() -> float:
+    """The process's resident memory, in MB."""
+    return psutil.Process().memory_info().rss / 2**20

@@ -12,7 +12,7 @@ import time
 
 import torch
 
-from benchmarks.report import peak_memory, save
+from benchmarks.report import memory, save
 from guides import Guide
 from zoo.context import validation
 from zoo.data import Dataset
@@ -50,14 +50,16 @@ def make(rows: int) -> Loop:
 
 def main() -> None:
     """Prints and saves milliseconds a step and the process's memory."""
-    loops, memory, times = {}, {}, {n: [] for n in SIZES}
+    loops, used, times = {}, {}, {n: [] for n in SIZES}
     for n in SIZES:
+        before = memory()
         loop = make(n)
         loops[n] = (loop, loop.indices())
         with validation(False):
             for _ in range(50):  # the optimizer's moments are made at the first step
                 loop.step(next(loops[n][1]))
-        memory[n] = peak_memory()
+        used[n] = memory() - before
+    held = memory()
     for _ in range(ROUNDS):
         for n, (loop, indices) in loops.items():
             rows = [next(indices) for _ in range(STEPS)]
@@ -67,13 +69,12 @@ def main() -> None:
                     loop.step(index)
             times[n].append(1000 * (time.perf_counter() - start) / STEPS)
     small, large = (times[n] for n in SIZES)
-    after = peak_memory()
     result = {
         "batch": BATCH,
         "milliseconds_a_step": {str(n): statistics.median(times[n]) for n in SIZES},
         "ratio": statistics.median(b / a for a, b in zip(small, large, strict=True)),
-        "peak_memory_mb_after_making": {str(n): memory[n] for n in SIZES},
-        "memory_added_by_the_steps_mb": after - memory[SIZES[-1]],
+        "memory_mb_of_data_table_and_moments": {str(n): used[n] for n in SIZES},
+        "memory_mb_added_by_the_steps": memory() - held,
     }
     save("tables", result)
 

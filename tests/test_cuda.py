@@ -1,0 +1,75 @@
+"""What must hold on a CUDA device: the same figures as on the CPU, and no wait inside the loop."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from guides import Guide
+from zoo import evaluate, fit, load, load_data
+from zoo.data import Dataset
+from zoo.models.gmm import GMM
+from zoo.models.poisson_ppca import PoissonPPCA
+from zoo.models.ppca import PPCA
+from zoo.objectives.bounds import elbo, iwae, renyi
+from zoo.testing import check_model
+
+pytestmark = pytest.mark.cuda
+
+
+def rows() -> Dataset:
+    return load_data("wine").train
+
+
+@pytest.mark.parametrize("family", ["exact", "mean_field", "full_rank", "low_rank"])
+@pytest.mark.parametrize("inference", ["per_datapoint", "amortized", "semi_amortized"])
+def test_fit_and_evaluate(family: str, inference: str) -> None:
+    data = rows()
+    model = PPCA.for_data(data, latent_dim=2, init="ml").cuda()
+    guide = Guide(model, data, family, inference)
+    result = fit(model, guide, data, steps=20, batch_size=50, device="cuda", progress=False)
+    assert result.steps == 20
+    found = evaluate(model, guide, data.to("cuda"), num_particles=20)
+    assert found.elbo.mean <= found.exact.mean + 5 * found.elbo.se + 1e-3
+
+
+def test_same_evidence_as_on_the_cpu() -> None:
+    data = rows()
+    model = PPCA.for_data(data, latent_dim=2, init="ml")
+    here = model.log_evidence(data["x"])
+    there = model.cuda().log_evidence(data["x"].cuda()).cpu()
+    torch.testing.assert_close(here, there, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("objective", [elbo, iwae, renyi])
+def test_no_wait_for_the_device(objective) -> None:
+    """An objective and its gradient run without a single host-device synchronisation."""
+    data = rows().to("cuda")
+    model = PPCA(13, 2).cuda()
+    guide = Guide(model, data, "mean_field", "amortized")
+    index = torch.arange(50, device="cuda")
+    objective(model, guide, data.batch(index), num_particles=4).backward()
+    before = torch.distributions.Distribution._validate_args
+    torch.distributions.Distribution.set_default_validate_args(False)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        objective(model, guide, data.batch(index), num_particles=4).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        torch.distributions.Distribution.set_default_validate_args(before)
+
+
+@pytest.mark.parametrize("make", [PPCA, GMM, PoissonPPCA])
+def test_the_kit(make) -> None:
+    model, data = make.example()
+    check_model(model.cuda(), data.to("cuda"))
+
+
+def test_a_run_moves_between_devices(tmp_path: Path) -> None:
+    data = rows()
+    model = PPCA.for_data(data, latent_dim=2)
+    guide = Guide(model, data, "full_rank", "per_datapoint")
+    fit(model, guide, data, steps=5, device="cuda", out=tmp_path / "run", progress=False)
+    run = load(tmp_path / "run")
+    assert run.model.device.type == "cpu"
+    torch.testing.assert_close(run.model.weight, model.weight.detach().cpu())
