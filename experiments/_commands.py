@@ -1,0 +1,176 @@
+"""The commands that need torch: ``fit``, and those that are a function with a signature."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from experiments import _report as report
+from experiments._options import CLASSES, Option, collect, of, summary_of
+from experiments._parser import Line, UsageError, build, canonical, merge, parse, validate
+from experiments.runs import Outcome, Spec, read_config, run
+from zoo import store
+from zoo.registry import names, resolve
+
+AXES = ("model", "family", "inference", "objective", "global_family")
+WITH_RESUME = ("steps", "epochs", "device", "progress", "infer_steps", "eval_particles")
+
+FIT_EXAMPLES = """examples:
+  zoo fit ppca --data wine --family full_rank --steps 5000 --schedule cosine --out runs/wine
+  zoo fit ppca --model.latent_dim 5 --family low_rank --family.rank 3 --objective renyi:0.5
+  zoo fit gmm --data iris --objective em --model.num_components 3 --steps 200
+  zoo fit ppca --model-from runs/wine --data wine --freeze model --inference per_datapoint
+  zoo fit my_model.py:MyModel --data table.csv --label-column class --held-out-fraction 0.1
+  zoo fit --resume runs/wine
+  zoo fit --config runs/wine/config.yaml --seed 1 --out runs/wine-1
+
+`zoo fit ppca --help` shows the options of ppca itself; other words do the same for theirs
+(`zoo fit ppca --family low_rank --help`). Dashes and underscores are the same."""
+
+
+def files(config: str | None = None, out: str | None = None, resume: str | None = None) -> None:
+    """Where a run comes from and where it goes.
+
+    Args:
+        config: a config.yaml of another run, or its folder; options given besides win.
+        out: a new folder for the run: config, weights, state, metrics, summary and loss curve.
+            Without it nothing is written.
+        resume: the folder of a run to go on with, in its own configuration; only the number of
+            steps, the device and how to report may be given besides.
+    """
+
+
+def fit(argv: Sequence[str]) -> int:
+    """``zoo fit``."""
+    more = list(of(files, "--{}", "{}", "run"))
+    line = Line.read(argv, [*collect(Spec, {}), *more])
+    if "--resume" in line.values and not line.help:
+        return _finish(*_resume(line, more))
+    config = read_config(line.values["--config"]) if "--config" in line.values else {}
+    words = _words(line, config, Spec)
+    options = [*collect(Spec, words, skip=["model"]), *more]
+    title = summary_of(resolve("models", words["model"][0])) if words["model"] else _OF_FIT
+    parser = build(
+        "zoo fit",
+        "zoo fit MODEL [--data D] [--family F] [--inference I] [--objective O] [options]\n"
+        "       zoo fit --config FILE [options]\n       zoo fit --resume RUN",
+        title,
+        FIT_EXAMPLES,
+        options,
+    )
+    if line.help:
+        print(parser.format_help())
+        return 0
+    given = parse(parser, options, line)
+    _one_model(line, words)
+    settings = validate(parser, options, {k: v for k, v in config.items() if k != "model"})
+    for holder, (_, _, axis) in CLASSES.items():
+        if given.get(axis, settings.get(axis)) != settings.get(axis):
+            settings.pop(holder, None)  # the options of another class
+    lengths = {"steps", "epochs"}
+    if lengths & given.get("fit_options", {}).keys():
+        settings["fit_options"] = {
+            k: v for k, v in settings.get("fit_options", {}).items() if k not in lengths
+        }
+    settings = merge(settings, given)
+    out = settings.pop("out", None)
+    settings.pop("config", None)
+    spec = Spec.from_dict({"model": words["model"][0], **settings})
+    return _finish(run(spec, out), out)
+
+
+_OF_FIT = """Fits a model and a guide to data, judges them, and keeps the run in a folder.
+
+A run is a point of five axes, each chosen by one word: model, data, family × inference (the shape
+of q(z) and where its parameters come from), and objective. `zoo list` shows the words."""
+
+
+def _resume(line: Line, more: Sequence[Option]) -> tuple[Outcome, str]:
+    """Goes on with a run in its own configuration."""
+    place = line.values.pop("--resume")
+    allowed = [f"--{name}" for name in WITH_RESUME]
+    if line.positional or (other := sorted(set(line.values) - set(allowed))):
+        what = line.positional[0] if line.positional else other[0]
+        raise UsageError(
+            f"--resume goes on with the run as it was configured and takes no {what}; it takes "
+            f"{', '.join(flag.replace('_', '-') for flag in allowed)}"
+        )
+    store.read_spec(Path(place))
+    before = Spec.from_dict(read_config(place))
+    options = collect(Spec, {}, skip=["model"])
+    given = parse(build("zoo fit", "", "", "", options), options, line)
+    length = given.pop("fit_options", {})
+    if {"steps", "epochs"} & length.keys():
+        length = {"steps": None, "epochs": None, **length}
+    after = replace(before, **given, fit_options={**before.fit_options, **length})
+    lengths = [(s.fit_options["steps"], s.fit_options["epochs"]) for s in (before, after)]
+    schedule = before.fit_options["schedule"]
+    if schedule != "constant" and lengths[0] != lengths[1]:
+        raise UsageError(
+            f"the {schedule} schedule of {place} falls over the steps that were set at its start, "
+            "so another number of steps would be another run; resume it as it is, or start from "
+            f"its model with --model-from {place}"
+        )
+    return run(after, place, resume=True), place
+
+
+def _finish(outcome: Outcome, out: str | None) -> int:
+    """Shows a run and draws its curve."""
+    place = None if out is None else Path(out)
+    if place is not None and outcome.result.metrics:
+        report.loss_curve(outcome.result.metrics, outcome.spec.objective, place / "loss.png")
+    report.show(outcome.summary, place)
+    return 0
+
+
+def command(name: str, module: str, examples: str, argv: Sequence[str]) -> int:
+    """A command that is a function: its signature is the command line."""
+    function: Callable[..., Any] = getattr(import_module(module), name)
+    first = next(iter(inspect.signature(function).parameters))
+    base = collect(function, {}, skip=[first])
+    line = Line.read(argv, base)
+    words = _words(line, {}, function) if first == "model" else {}
+    options = collect(function, words, skip=[first])
+    usage = f"zoo {name} {first.upper()} [options]"
+    parser = build(f"zoo {name}", usage, summary_of(function), examples, options)
+    if line.help:
+        print(parser.format_help())
+        return 0
+    given = parse(parser, options, line)
+    if first == "model":
+        _one_model(line, words)
+    elif len(line.positional) != 1:
+        raise UsageError(f"expected `{usage}`, got {line.positional or f'no {first.upper()}'}")
+    function(line.positional[0], **given)
+    return 0
+
+
+def _words(
+    line: Line, config: Mapping[str, Any], function: Callable[..., Any]
+) -> dict[str, list[str]]:
+    """The words on each axis: given, else configured, else the default of the command."""
+    parameters = inspect.signature(function).parameters
+    found: dict[str, list[str]] = {}
+    for axis in AXES:
+        default = parameters[axis].default if axis in parameters else None
+        value = line.values.get(canonical(f"--{axis}"), config.get(axis, default))
+        if axis == "model":
+            value = line.positional[0] if line.positional else config.get("model")
+        parts = value.split(",") if isinstance(value, str) else value
+        found[axis] = list(parts) if isinstance(parts, list | tuple) else []
+    return found
+
+
+def _one_model(line: Line, words: Mapping[str, Sequence[str]]) -> None:
+    if len(line.positional) > 1:
+        raise UsageError(
+            f"one model, please: got {' '.join(line.positional)} (an option begins with --)"
+        )
+    if not words["model"]:
+        raise UsageError(
+            f"which model? There are {', '.join(names('models'))}; or give my_model.py"
+        )

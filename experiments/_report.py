@@ -1,0 +1,122 @@
+"""What a person sees of a run: a table on the terminal, and the curve of its loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def show(summary: Mapping[str, Any], out: Path | None, console: Console | None = None) -> None:
+    """Prints the figures of a run: bounds in nats per datapoint, with Monte-Carlo errors."""
+    console = console or Console()
+    words = [summary[axis] for axis in ("family", "inference", "objective")]
+    if not summary["latents"]["local"]:  # nothing for a family to act on
+        words = words[2:]
+    table = Table(
+        title=f"{summary['model']} on {summary['data']}: {', '.join(words)}",
+        caption="nats per datapoint ± Monte-Carlo standard error",
+    )
+    columns = ["rows", "ELBO", f"IWAE {summary['eval_particles']}", "log p(x)", "KL gap"]
+    if "log_joint" in summary["train"]:
+        columns = ["rows", "log p(x, ẑ)", "log p(x)"]
+    for column in columns:
+        table.add_column(column, justify="left" if column == "rows" else "right")
+    for side in ("train", "test"):
+        figures = summary[side]
+        if figures is None:
+            continue
+        rows = f"{side} ({summary[f'num_{side}']})"
+        if "log_joint" in figures:
+            table.add_row(rows, number(figures["log_joint"]), number(figures["exact"]))
+            continue
+        table.add_row(
+            rows,
+            number(figures["elbo"]),
+            number(figures["iwae"]),
+            number(figures["exact"]),
+            gap(figures),
+        )
+    console.print(table)
+    for line in remarks(summary):
+        console.print(line, highlight=False)
+    if out is None:
+        console.print("Nothing was written; --out RUN keeps the run.", highlight=False)
+    else:
+        console.print(f"The run is in {out}", highlight=False, soft_wrap=True)
+
+
+def remarks(summary: Mapping[str, Any]) -> list[str]:
+    """What there is to say besides the figures."""
+    steps, seconds = summary["steps"], summary["seconds"]
+    how = f"{steps} steps in {seconds:.1f} s on {summary['device']}"
+    if summary["interrupted"]:
+        how += ", interrupted"
+    if summary["stopped_early"]:
+        how += ", stopped early"
+    if summary["best_step"] is not None:
+        how += f"; the weights are those of step {summary['best_step']}, best on held-out rows"
+    lines = [how + "."]
+    index = summary["adjusted_rand_index"]
+    if index["train"] is not None:
+        parts = [f"{side} {value:.3f}" for side, value in index.items() if value is not None]
+        lines.append(f"Adjusted Rand index against the classes: {', '.join(parts)}.")
+    return lines + [f"Note: {note}." for note in summary["notes"]]
+
+
+def number(estimate: Mapping[str, float] | None) -> str:
+    """A mean and its Monte-Carlo error, to the digits that the error leaves.
+
+    Example:
+        >>> (
+        ...     number({"mean": -16.25312, "se": 0.0021}),
+        ...     number({"mean": -1.5, "se": 0.0}),
+        ...     number(None),
+        ... )
+        ('-16.2531 ± 0.0021', '-1.5000', '–')
+    """
+    if estimate is None:
+        return "–"
+    mean, se = estimate["mean"], estimate["se"]
+    if not (math.isfinite(mean) and math.isfinite(se)):
+        return f"{mean} ± {se}"
+    if se < 5e-7:
+        return f"{mean:.4f}"
+    digits = min(6, max(1, 1 - math.floor(math.log10(se))))
+    return f"{mean:.{digits}f} ± {se:.{digits}f}"
+
+
+def gap(figures: Mapping[str, Any]) -> str:
+    """KL(q || p(z|x)) = log p(x) - ELBO, where log p(x) is known."""
+    if figures["exact"] is None or figures["elbo"] is None:
+        return "–"
+    return number(
+        {"mean": figures["exact"]["mean"] - figures["elbo"]["mean"], "se": figures["elbo"]["se"]}
+    )
+
+
+def loss_curve(metrics: Sequence[Mapping[str, float]], objective: str, path: Path) -> None:
+    """Draws what was maximised against the steps, the held-out bound beside it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for name, sign, label in (("loss", -1, f"training ({objective})"), ("held_out", 1, "held out")):
+        points = [(row["step"], sign * row[name]) for row in metrics if name in row]
+        if points:
+            steps, values = zip(*points, strict=True)
+            axes.plot(steps, values, marker="." if len(points) < 30 else None, label=label)
+    values = sorted(-row["loss"] for row in metrics if "loss" in row)
+    if len(values) > 20:  # the first steps would flatten everything after them
+        low, high = values[len(values) // 10], values[-1]
+        axes.set_ylim(low - 0.1 * (high - low) - 1e-6, high + 0.1 * (high - low) + 1e-6)
+    axes.set_xlabel("step")
+    axes.set_ylabel("nats per datapoint")
+    if axes.lines:
+        axes.legend()
+    FigureCanvasAgg(figure).print_png(path)

@@ -1,0 +1,147 @@
+"""The command line, ``zoo``: each command imports what it needs, ``zoo list`` no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Sequence
+
+import zoo
+from zoo import registry
+
+OVERVIEW = """usage: zoo COMMAND [options]
+
+Latent-variable models, guides and objectives, each chosen by one word.
+
+commands:
+  zoo list [models|families|inference|objectives|data] [--json]
+                        the words there are, with a line on each
+  zoo fit MODEL         fit a model and a guide to data, judge them, keep the run
+  zoo compare MODEL     several guides or objectives for one model, on the same data and draws
+  zoo select MODEL      the latent dimension or number of components, by held-out likelihood
+  zoo sample RUN        draws from a fitted model beside its data: a file and a picture
+
+options:
+  --help, -h            this; `zoo COMMAND --help` says more, and `zoo fit ppca --help` shows
+                        the options of ppca itself
+  --version             the version
+
+examples:
+  zoo list families
+  zoo fit ppca --data wine --family full_rank --out runs/wine
+  zoo compare ppca --data digits --family exact,mean_field --inference per_datapoint,amortized \\
+      --out runs/compared
+  zoo select gmm --data iris --sweep model.num_components=1,2,3,4
+  zoo sample runs/wine
+
+Data files are looked for in the working directory and in the folder that ZOO_DATA names.
+ZOO_DEBUG=1 shows where an error comes from."""
+
+LIST_HELP = """usage: zoo list [models|families|inference|objectives|data] [--json]
+
+The words that the other commands take, with a line on each; of one kind, or of all.
+
+options:
+  --json                kind -> word -> line, as JSON
+
+examples:
+  zoo list
+  zoo list models
+  zoo list data --json"""
+
+COMMANDS = ("list", "fit", "compare", "select", "sample")
+
+EXAMPLES = {
+    "compare": """examples:
+  zoo compare ppca --data digits --family exact,mean_field,full_rank \\
+      --inference per_datapoint,amortized --out runs/compared
+  zoo compare ppca --data wine --on joint --family mean_field,full_rank --objective elbo,iwae \\
+      --seeds 3 --out runs/joint""",
+    "select": """examples:
+  zoo select ppca --data wine --sweep model.latent_dim=1,2,5,10 --out runs/dimension
+  zoo select gmm --data iris --sweep model.num_components=1,2,3,4,5 --objective em""",
+    "sample": """examples:
+  zoo sample runs/wine
+  zoo sample runs/digits --num-samples 100 --out pictures""",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code: 0, 2 for an error of use, 130 for Ctrl-C.
+
+    Example:
+        >>> main(["list", "inference"])
+        inference
+          amortized       ...
+        0
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(arguments)
+    except KeyboardInterrupt:
+        print("zoo: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone, as `zoo list | head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if os.environ.get("ZOO_DEBUG") or not _is_of_use(error):
+            raise
+        print(f"zoo: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(OVERVIEW)
+        return 0
+    name, *rest = arguments
+    if name == "--version":
+        print(zoo.__version__)
+        return 0
+    if name not in COMMANDS:
+        raise registry.unknown("command", name, COMMANDS)
+    if name == "list":
+        return list_words(rest)
+    from experiments import _commands
+
+    if name == "fit":
+        return _commands.fit(rest)
+    return _commands.command(name, f"experiments.{name}", EXAMPLES[name], rest)
+
+
+def list_words(arguments: Sequence[str]) -> int:
+    """``zoo list``."""
+    if "-h" in arguments or "--help" in arguments:
+        print(LIST_HELP)
+        return 0
+    kinds = [word for word in arguments if word != "--json"]
+    if options := [word for word in kinds if word.startswith("-")]:
+        raise ValueError(f"there is no option {options[0]}; zoo list takes --json")
+    found = {kind: registry.names(kind) for kind in kinds or registry.KINDS}
+    if "--json" in arguments:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+        return 0
+    width = max(len(word) for words in found.values() for word in words) + 2
+    columns = max(60, shutil.get_terminal_size().columns)
+    for kind, words in found.items():
+        print(kind)
+        for word, line in words.items():
+            text = f"  {word:<{width}}{line}"
+            print(textwrap.fill(text, columns, subsequent_indent=" " * (width + 2)))
+    return 0
+
+
+def _is_of_use(error: Exception) -> bool:
+    """Whether an error tells the user something, so that its place in the code does not matter."""
+    if isinstance(error, ValueError | OSError):
+        return True
+    loop = sys.modules.get("zoo.loop")
+    return loop is not None and isinstance(error, loop.NonFiniteLossError)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
