@@ -147,7 +147,7 @@ def test_a_users_file_may_stand_on_a_model_of_ours(tmp_path: Path) -> None:
     (tmp_path / "base.py").write_text(MODEL.format("Base"))
     path = tmp_path / "child.py"
     path.write_text(
-        "import zoo.model\nfrom zoo import Model\nfrom zoo.plain import PlainModel\n"
+        "import zoo.model\nfrom zoo import Model\nfrom zoo.functions import PlainModel\n"
         "class Child(PlainModel): pass\nclass _Part(Model): pass\n"
     )
     assert resolve("models", str(path)).__name__ == "Child"
@@ -158,7 +158,7 @@ def test_a_users_file_may_stand_on_a_model_of_ours(tmp_path: Path) -> None:
     [
         (None, "", "there is no file"),
         ("x = 1", "", "defines no subclass of Model"),
-        ("from zoo.plain import PlainModel", "", "defines no subclass of Model"),
+        ("from zoo.functions import PlainModel", "", "defines no subclass of Model"),
         (MODEL.format("A") + MODEL.format("B"), "", r"name one: my_model.py:A or my_model.py:B"),
         (MODEL.format("Mixture"), ":Mixtur", "Did you mean 'Mixture'"),
         ("x = 1", ":Mixture", "there is no Model subclass in my_model.py called 'Mixture'"),

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from zoo.data import Batch, Dataset, as_dataset
     from zoo.evaluation import evaluate
     from zoo.fitting import fit
+    from zoo.functions import plain
     from zoo.model import Model, observe
-    from zoo.plain import plain
     from zoo.predictive import predict, prior_predictive
     from zoo.sources import load_data
     from zoo.store import load
@@ -54,7 +54,7 @@ _HOMES = {
     "zoo.evaluation": ("evaluate",),
     "zoo.fitting": ("fit",),
     "zoo.model": ("Model", "observe"),
-    "zoo.plain": ("plain",),
+    "zoo.functions": ("plain",),
     "zoo.svi": ("pyro_svi",),
     "zoo.predictive": ("predict", "prior_predictive"),
     "zoo.sources": ("load_data",),

@@ -16,9 +16,9 @@ from torch.distributions import Independent
 from zoo._model_checks import close, ensure, explained
 from zoo.context import seeded
 from zoo.data import Batch
+from zoo.functions import PlainModel
 from zoo.handlers import log_prob
 from zoo.model import Model
-from zoo.plain import PlainModel
 from zoo.particles import drawn, log_joint, simulate
 
 CANDIDATES = (-1.5, 0.5, 1e6)  # at least one is outside any support but the real line

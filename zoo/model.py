@@ -162,7 +162,7 @@ def as_model(model: Any) -> Model:
     """The model itself, or a plain Pyro function made one."""
     if isinstance(model, Model):
         return model
-    from zoo.plain import plain  # which is itself a model
+    from zoo.functions import plain  # which is itself a model
 
     return plain(model)
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from zoo.context import seeded
 from zoo.data import Batch
+from zoo.functions import PlainModel
 from zoo.handlers import Enumerate, Particles, Record, Replay, in_plate, log_prob
 from zoo.model import Model, observe
-from zoo.plain import PlainModel
 
 
 def split(sites: Mapping[str, Any], plate: str) -> tuple[list[Any], list[Any]]:
