@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from pyro import poutine
 from torch import Tensor, nn
@@ -53,7 +54,9 @@ def infer(
     start = trained.mean(0)
     parts = []
     device = model.device
-    apart = seeded(seed + 0x5EED, device)  # never the stream that a bound is evaluated with
+    # A stream that nobody evaluates a bound with: a hash of the seed, far from small numbers.
+    state = np.random.SeedSequence([seed % 2**64, 0x1AFE]).generate_state(1, np.uint64)
+    apart = seeded(int(state[0]), device)
     with frozen(model, guide), apart, validation(False), poutine.block():
         for batch in data.batches(batch_size):
             batch = batch.to(device)
@@ -86,4 +89,4 @@ def _loss(guide: Guide, batch: Batch, kappa: Tensor, num_particles: int) -> Tens
         return loss
     held = family(kappa.detach()).log_prob(raw)
     free = family(kappa).log_prob(raw)
-    return loss + (held - free).mean(-2).sum()
+    return loss + (held - free).reshape(-1, len(batch)).mean(0).sum()
