@@ -13,7 +13,7 @@ from zoo.data import Batch
 from zoo.exact import knows, log_evidence
 from zoo.handlers import Enumerate, Particles, Record
 from zoo.model import Model
-from zoo.particles import drawn, one_particle
+from zoo.particles import drawn, one_particle, simulate
 from zoo.weights import LogWeights, _weigh, log_weights
 
 NUM_PARTICLES = 2000
@@ -129,8 +129,8 @@ def check_posterior(model: Model, guide: Any, batch: Batch) -> None:
         return
     q = guide.posterior(batch, 7)
     weights = weigh(model, guide, batch)
-    auxiliary = {n for n, v in weights.values.items() if n not in q.samples}
-    ensure(all(name.startswith("_") for name in auxiliary), f"{sorted(auxiliary)} are not sampled")
+    latents = {n for n, site in simulate(model, batch).items() if not site["is_observed"]}
+    ensure(latents == set(q.samples), f"draws of {sorted(q.samples)} for {sorted(latents)}")
     for name, value in q.samples.items():
         lead = (7,) if name in weights.globals else (7, len(batch))
         ensure(tuple(value.shape[: len(lead)]) == lead, f"draws of {name!r}: {tuple(value.shape)}")
