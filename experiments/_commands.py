@@ -46,7 +46,7 @@ def files(config: str | None = None, out: str | None = None, resume: str | None 
 
 def fit(argv: Sequence[str]) -> int:
     """``zoo fit``."""
-    more = list(of(files, "--{}", "{}", "run"))
+    more = list(of(files, "--{}", "{}", "files"))
     line = Line.read(argv, [*collect(Spec, {}), *more])
     if "--resume" in line.values and not line.help:
         return _finish(*_resume(line, more))

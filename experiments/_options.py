@@ -7,7 +7,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Union
 
@@ -23,6 +23,7 @@ CLASSES = {
 }
 FUNCTIONS = {"fit_options": "zoo.fitting:fit", "data_options": "zoo.sources:load_data"}
 # Parameters that come from elsewhere: the data, the guide, or an option of the command itself.
+GLOBAL_START = {"init_scale": 0.1}  # what Guide starts global latents with, unless told
 GIVEN = {
     "models": {"data_dim"},
     "families": {"dim"},
@@ -54,7 +55,7 @@ class Option:
     @property
     def is_bool(self) -> bool:
         """Whether the flag alone means true."""
-        return bool in (self.type, *typing.get_args(self.type))
+        return self.type in (bool, bool | None)
 
     @property
     def is_sequence(self) -> bool:
@@ -88,21 +89,24 @@ def _walk(
 ) -> Iterator[Option]:
     names = [n for n in inspect.signature(function).parameters if n not in skip]
     plain = [n for n in names if n not in CLASSES and n not in FUNCTIONS]
-    yield from of(function, "--{}", "{}", "options", plain)
-    for name in names:
-        if name in FUNCTIONS:
-            module, _, attribute = FUNCTIONS[name].partition(":")
+    yield from of(function, "--{}", "{}", "run", plain)
+    for holder in names:
+        if holder in FUNCTIONS:
+            module, _, attribute = FUNCTIONS[holder].partition(":")
             target = getattr(__import__(module, fromlist=[attribute]), attribute)
-            title = "fit" if name == "fit_options" else "data"
-            yield from of(target, "--{}", f"{name}.{{}}", title, skip=OF_SPEC)
-        elif name in CLASSES:
-            prefix, kind, axis = CLASSES[name]
+            title = "fit" if holder == "fit_options" else "data"
+            yield from of(target, "--{}", f"{holder}.{{}}", title, skip=OF_SPEC)
+        elif holder in CLASSES:
+            prefix, kind, axis = CLASSES[holder]
             for word in words.get(axis, ()):
                 if axis == "global_family" and word.startswith("Auto"):
                     continue
                 target = resolve(kind, word.partition(":")[0] if kind == "objectives" else word)
-                flag, dest = f"--{prefix}.{{}}", f"{name}.{{}}"
-                yield from of(target, flag, dest, f"{prefix} {word}", skip=GIVEN[kind])
+                flag, dest = f"--{prefix}.{{}}", f"{holder}.{{}}"
+                start = GLOBAL_START if prefix == "global" else {}
+                for option in of(target, flag, dest, f"{prefix} {word}", skip=GIVEN[kind]):
+                    name = option.dest.partition(".")[2]
+                    yield replace(option, default=start.get(name, option.default))
 
 
 def of(

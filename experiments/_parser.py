@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,9 @@ class Formatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFo
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **{**kwargs, "max_help_position": 30})
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help  # with type and default already, in our words
 
 
 @dataclass
@@ -66,7 +70,7 @@ class Line:
             flag = canonical(flag)
             if not equals:
                 follows = bool(rest) and not rest[0].startswith("--") and rest[0] != "-h"
-                if flag in booleans and not (follows and rest[0].lower() in BOOLEANS + ("train",)):
+                if flag in booleans and not (follows and rest[0].lower() in BOOLEANS):
                     value = "true"
                 elif follows:
                     value = rest.pop(0)
@@ -103,9 +107,20 @@ def build(
             dest=option.dest,
             type=option.type,
             default=list(option.default) if isinstance(option.default, tuple) else option.default,
-            help=option.help.replace("%", "%%"),
+            metavar=option.flag.lstrip("-").rpartition(".")[2].replace("-", "_").upper(),
+            help=_help(option).replace("%", "%%"),
         )
     return parser
+
+
+def _help(option: Option) -> str:
+    default = "nothing" if option.default in (None, "") else option.default
+    if isinstance(default, tuple | list):
+        default = ",".join(map(str, default)) or "nothing"
+    if isinstance(default, bool):
+        default = str(default).lower()
+    text = option.help.replace("``", "").rstrip(".")
+    return f"{text} ({type_name(option.type)}; default {default})"
 
 
 def parse(
@@ -195,8 +210,10 @@ def type_name(kind: Any) -> str:
 
     Example:
         >>> type_name(int | None), type_name(tuple[int, ...]), type_name(float)
-        ('int or nothing', 'tuple[int, ...]', 'float')
+        ('int or nothing', 'ints, a,b', 'float')
     """
+    if typing.get_origin(kind) in (tuple, list, Sequence):
+        return f"{' and '.join(type_name(k) for k in typing.get_args(kind) if k is not ...)}s, a,b"
     if isinstance(kind, type) and not hasattr(kind, "__origin__"):
         return kind.__name__
     text = str(kind).replace("typing.", "").replace("NoneType", "None")
@@ -214,13 +231,12 @@ def _unknown(flag: str, options: Sequence[Option]) -> str:
     import difflib
 
     flags = {canonical(option.flag): option.flag for option in options}
+    prefix, dot, _ = flag.partition(".")
+    if dot:
+        flags = {name: shown for name, shown in flags.items() if name.startswith(prefix + dot)}
     near = difflib.get_close_matches(flag, flags, n=3, cutoff=0.6)
-    prefix = flag.partition(".")[0]
-    section = [
-        shown for name, shown in flags.items() if "." in flag and name.startswith(prefix + ".")
-    ]
     if near:
         return f"there is no option {flag}. Did you mean {' or '.join(flags[n] for n in near)}?"
-    if section:
-        return f"there is no option {flag}; there are {', '.join(section)}"
+    if dot and flags:
+        return f"there is no option {flag}; there are {', '.join(flags.values())}"
     return f"there is no option {flag}; --help lists what there is"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAVY
 from rich.console import Console
 from rich.table import Table
 
@@ -14,11 +15,14 @@ from rich.table import Table
 def show(summary: Mapping[str, Any], out: Path | None, console: Console | None = None) -> None:
     """Prints the figures of a run: bounds in nats per datapoint, with Monte-Carlo errors."""
     console = console or Console()
-    words = [summary[axis] for axis in ("family", "inference", "objective")]
+    words = [summary["family"], summary["inference"], summary["objective"]]
     if not summary["latents"]["local"]:  # nothing for a family to act on
         words = words[2:]
+    elif summary["family"] == "exact":  # nothing for an inference to find
+        words = words[::2]
     table = Table(
         title=f"{summary['model']} on {summary['data']}: {', '.join(words)}",
+        box=SIMPLE_HEAVY,
         caption="nats per datapoint ± Monte-Carlo standard error",
     )
     columns = ["rows", "ELBO", f"IWAE {summary['eval_particles']}", "log p(x)", "KL gap"]
@@ -75,9 +79,8 @@ def number(estimate: Mapping[str, float] | None) -> str:
         >>> (
         ...     number({"mean": -16.25312, "se": 0.0021}),
         ...     number({"mean": -1.5, "se": 0.0}),
-        ...     number(None),
         ... )
-        ('-16.2531 ± 0.0021', '-1.5000', '–')
+        ('-16.253 ± 0.002', '-1.5000')
     """
     if estimate is None:
         return "–"
@@ -85,8 +88,9 @@ def number(estimate: Mapping[str, float] | None) -> str:
     if not (math.isfinite(mean) and math.isfinite(se)):
         return f"{mean} ± {se}"
     if se < 5e-7:
+        mean = 0.0 if abs(mean) < 5e-5 else mean
         return f"{mean:.4f}"
-    digits = min(6, max(1, 1 - math.floor(math.log10(se))))
+    digits = min(6, max(3, -math.floor(math.log10(se))))
     return f"{mean:.{digits}f} ± {se:.{digits}f}"
 
 

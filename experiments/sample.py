@@ -1,0 +1,123 @@
+"""Draws from a fitted model beside the data that it was fitted to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiments._pictures import image_grid, pair_plot
+from experiments._spec import CONFIG, read_config
+from experiments.runs import Spec, hold_out, split_of
+from zoo import predict, prior_predictive, store
+from zoo.context import seeded, validation
+from zoo.data import Dataset
+from zoo.fitting import pick_device
+
+SITE = "x"  # what the pictures show
+
+
+def sample(
+    run: str,
+    *,
+    num_samples: int = 500,
+    num_rows: int = 64,
+    num_repeats: int = 4,
+    seed: int = 0,
+    device: str = "auto",
+    out: str | None = None,
+) -> dict[str, np.ndarray]:
+    """Draws from a run's model, a file of them and a picture.
+
+    Two kinds: new datapoints from the model as it was trained (with latents of their own, from
+    the prior), and replicates of training rows, with latents from the guide's posterior given
+    each row. Where they differ from the data, the model misses something.
+
+    Args:
+        run: the folder of a run.
+        num_samples: new datapoints.
+        num_rows: training rows that are replicated.
+        num_repeats: replicates of each.
+        seed: of the draws.
+        device: auto (CUDA where there is one), cpu or cuda.
+        out: a folder for samples.npz and samples.png; the run's own by default.
+
+    Returns:
+        What ``samples.npz`` holds: ``prior.NAME`` (num_samples, …) for every site of the model,
+        ``posterior.NAME`` (num_repeats, num_rows, …) for the observed ones, and ``rows``, the
+        places of the rows in the training set.
+
+    Raises:
+        ValueError: no run there, or counts below 1.
+    """
+    if min(num_samples, num_rows, num_repeats) < 1:
+        raise ValueError("num_samples, num_rows and num_repeats count from 1")
+    path = Path(run)
+    store.read_spec(path)
+    spec = Spec.from_dict(read_config(path / CONFIG))
+    split, _ = hold_out(split_of(spec), spec.held_out_fraction)
+    loaded = _loaded(path, spec, split.train)
+    model, guide, data = loaded.model, loaded.guide, split.train
+    where = pick_device(device)
+    for part in (model, guide):
+        part.to(where)
+    rows = torch.from_numpy(np.random.RandomState(seed).permutation(len(data))[:num_rows])
+    batch = data.batch(rows).to(where)
+    again = rows[torch.arange(num_samples) % len(rows)]  # inputs of the new datapoints
+    inputs = {name: data[name][again].to(where) for name in model.inputs if name in data.names}
+    with seeded(seed, where), validation(False):
+        new = prior_predictive(model, num_samples, **inputs)
+        replicates = predict(model, guide, batch.unscaled(), num_repeats)
+    draws = {
+        **{f"prior.{name}": value for name, value in new.items()},
+        **{f"posterior.{name}": value for name, value in replicates.items()},
+        "rows": rows,
+    }
+    arrays = {name: value.cpu().numpy() for name, value in draws.items()}
+    place = Path(out) if out is not None else path
+    place.mkdir(parents=True, exist_ok=True)
+    np.savez(place / "samples.npz", **arrays)
+    print(f"{num_samples} new datapoints and {num_repeats} replicates of {len(rows)} rows")
+    print(f"  {place / 'samples.npz'}")
+    if SITE in new and SITE in replicates:
+        picture(data, rows, new[SITE].cpu(), replicates[SITE].cpu(), place / "samples.png")
+        print(f"  {place / 'samples.png'}")
+    return arrays
+
+
+def _loaded(path: Path, spec: Spec, data: Dataset) -> store.Run:
+    """The run; one of a user's own model is built from the file that its word names."""
+    from zoo.registry import resolve
+
+    if ".py" in spec.model:
+        model = resolve("models", spec.model).for_data(data, **spec.model_options)
+        return store.load(path, model=model)
+    return store.load(path)
+
+
+def picture(data: Dataset, rows: Tensor, new: Tensor, replicates: Tensor, path: Path) -> None:
+    """A grid of images, or a pair plot of the columns that vary most.
+
+    Args:
+        data: the training set.
+        rows: (R,), the rows that were replicated.
+        new: (M, D), draws from the model.
+        replicates: (S, R, D), draws given the rows.
+        path: of the picture.
+    """
+    given = data[SITE][rows].cpu()
+    if data.image_shape is not None:
+        count = min(10, len(rows), len(new))
+        panels: Mapping[str, Tensor] = {
+            "data": given[:count],
+            **{f"replicate {s + 1}": replicates[s, :count] for s in range(len(replicates))},
+            "new": new[:count],
+        }
+        image_grid(panels, data.image_shape, path)
+    else:
+        everything = {"data": data[SITE].cpu(), "new": new, "replicates": replicates.flatten(0, 1)}
+        flat = {name: value.reshape(len(value), -1) for name, value in everything.items()}
+        pair_plot(flat, data.feature_names, path)
