@@ -7,10 +7,11 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
+from experiments._options import GLOBAL_START
 from guides.source import Source
 from zoo.fitting import fit
 from zoo.registry import resolve, unknown
@@ -68,7 +69,7 @@ class Spec:
     seed: int = 0
     device: str = "auto"
     model_from: str | None = None
-    freeze: str | None = None
+    freeze: Literal["model", "guide"] | None = None
     held_out_fraction: float = 0.0
     eval_particles: int = 1000
     infer_steps: int = 2000
@@ -103,7 +104,7 @@ def complete(spec: Spec) -> Spec:
     globals_ = (
         {}
         if spec.global_family.startswith("Auto")
-        else {**defaults(resolve("families", spec.global_family)), "init_scale": 0.1}
+        else {**defaults(resolve("families", spec.global_family)), **GLOBAL_START}
     )
     return replace(
         spec,

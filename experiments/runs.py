@@ -172,7 +172,7 @@ def run(
         spec.objective,
         seed=spec.seed,
         device=spec.device,
-        freeze=spec.freeze,  # type: ignore[arg-type]  # checked there
+        freeze=spec.freeze,
         held_out=held_out,
         objective_options={**spec.objective_options, **particles},
         out=place,
