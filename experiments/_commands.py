@@ -162,6 +162,9 @@ def _words(
             value = line.positional[0] if line.positional else config.get("model")
         parts = value.split(",") if isinstance(value, str) else value
         found[axis] = list(parts) if isinstance(parts, list | tuple) else []
+    pairs = [word.partition("/") for word in found["family"]]  # compare's full_rank/amortized
+    found["family"] = [family for family, _, _ in pairs]
+    found["inference"] += [inference for _, _, inference in pairs if inference]
     return found
 
 

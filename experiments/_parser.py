@@ -114,13 +114,15 @@ def build(
 
 
 def _help(option: Option) -> str:
-    default = "nothing" if option.default in (None, "") else option.default
+    text, kind = option.help.replace("``", "").rstrip("."), type_name(option.type)
+    default = option.default
+    if default is None:
+        return f"{text} ({kind.removesuffix(' or nothing')})"
     if isinstance(default, tuple | list):
-        default = ",".join(map(str, default)) or "nothing"
+        default = ",".join(map(str, default))
     if isinstance(default, bool):
         default = str(default).lower()
-    text = option.help.replace("``", "").rstrip(".")
-    return f"{text} ({type_name(option.type)}; default {default})"
+    return f"{text} ({kind}; default {default})"
 
 
 def parse(

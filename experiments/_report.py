@@ -11,6 +11,8 @@ from rich.box import SIMPLE_HEAVY
 from rich.console import Console
 from rich.table import Table
 
+ERROR_SHOWN = 5e-4  # nats
+
 
 def show(summary: Mapping[str, Any], out: Path | None, console: Console | None = None) -> None:
     """Prints the figures of a run: bounds in nats per datapoint, with Monte-Carlo errors."""
@@ -23,7 +25,7 @@ def show(summary: Mapping[str, Any], out: Path | None, console: Console | None =
     table = Table(
         title=f"{summary['model']} on {summary['data']}: {', '.join(words)}",
         box=SIMPLE_HEAVY,
-        caption="nats per datapoint ± Monte-Carlo standard error",
+        caption=f"nats per datapoint ± Monte-Carlo standard error, from {ERROR_SHOWN} on",
     )
     columns = ["rows", "ELBO", f"IWAE {summary['eval_particles']}", "log p(x)", "KL gap"]
     if "log_joint" in summary["train"]:
@@ -73,7 +75,7 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
 
 
 def number(estimate: Mapping[str, float] | None) -> str:
-    """A mean and its Monte-Carlo error, to the digits that the error leaves.
+    """A mean and its Monte-Carlo error, where that is not negligible.
 
     Example:
         >>> (
@@ -87,11 +89,10 @@ def number(estimate: Mapping[str, float] | None) -> str:
     mean, se = estimate["mean"], estimate["se"]
     if not (math.isfinite(mean) and math.isfinite(se)):
         return f"{mean} ± {se}"
-    if se < 5e-7:
+    if se < ERROR_SHOWN:
         mean = 0.0 if abs(mean) < 5e-5 else mean
         return f"{mean:.4f}"
-    digits = min(6, max(3, -math.floor(math.log10(se))))
-    return f"{mean:.{digits}f} ± {se:.{digits}f}"
+    return f"{mean:.3f} ± {se:.3f}"
 
 
 def gap(figures: Mapping[str, Any]) -> str:
