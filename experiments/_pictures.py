@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-COLOURS = ("0.35", "tab:blue", "tab:orange", "tab:green")
+COLOURS = ("black", "tab:blue", "tab:orange", "tab:green")
 MOST_COLUMNS, MOST_POINTS = 4, 500
 
 
@@ -67,7 +67,8 @@ def pair_plot(panels: Mapping[str, Tensor], names: Sequence[str] | None, path: P
                     style = {"density": True, "histtype": "step", "bins": 25}
                     axes.hist(points[:, row].numpy(), color=colour, label=name, **style)
                 else:
-                    axes.scatter(points[:, column], points[:, row], s=5, alpha=0.4, c=colour, lw=0)
+                    style = {"s": 6, "alpha": 0.6, "lw": 0, "zorder": 3 if values is data else 2}
+                    axes.scatter(points[:, column], points[:, row], color=colour, **style)
             if i == size - 1:
                 axes.set_xlabel(names[column] if names else f"column {column}")
             if j == 0:

@@ -12,11 +12,16 @@ from torch import Tensor
 from experiments._pictures import image_grid, pair_plot
 from experiments._spec import CONFIG, read_config
 from experiments.runs import Spec, hold_out, split_of
+from guides.guide import Guide
 from zoo import predict, prior_predictive, store
 from zoo.context import seeded, validation
-from zoo.data import Dataset
+from zoo.data import Batch, Dataset
 from zoo.fitting import pick_device
+from zoo.handlers import Record, Replay
+from zoo.model import Model
+from zoo.registry import resolve
 
+DRAWS = 50  # of the latents that all rows share
 SITE = "x"  # what the pictures show
 
 
@@ -32,9 +37,10 @@ def sample(
 ) -> dict[str, np.ndarray]:
     """Draws from a run's model, a file of them and a picture.
 
-    Two kinds: new datapoints from the model as it was trained (with latents of their own, from
-    the prior), and replicates of training rows, with latents from the guide's posterior given
-    each row. Where they differ from the data, the model misses something.
+    Two kinds: new datapoints from the model as it was trained (their own latents from the prior,
+    latents that all rows share from the guide), and replicates of training rows, whose latents
+    are from the guide's posterior given each row. Where they differ from the data, the model
+    misses something.
 
     Args:
         run: the folder of a run.
@@ -46,7 +52,7 @@ def sample(
         out: a folder for samples.npz and samples.png; the run's own by default.
 
     Returns:
-        What ``samples.npz`` holds: ``prior.NAME`` (num_samples, …) for every site of the model,
+        What ``samples.npz`` holds: ``new.NAME`` (num_samples, …) for every site of a row,
         ``posterior.NAME`` (num_repeats, num_rows, …) for the observed ones, and ``rows``, the
         places of the rows in the training set.
 
@@ -69,10 +75,10 @@ def sample(
     again = rows[torch.arange(num_samples) % len(rows)]  # inputs of the new datapoints
     inputs = {name: data[name][again].to(where) for name in model.inputs if name in data.names}
     with seeded(seed, where), validation(False):
-        new = prior_predictive(model, num_samples, **inputs)
+        new = _new(model, guide, batch, num_samples, inputs)
         replicates = predict(model, guide, batch.unscaled(), num_repeats)
     draws = {
-        **{f"prior.{name}": value for name, value in new.items()},
+        **{f"new.{name}": value for name, value in new.items()},
         **{f"posterior.{name}": value for name, value in replicates.items()},
         "rows": rows,
     }
@@ -88,10 +94,28 @@ def sample(
     return arrays
 
 
+@torch.no_grad()
+def _new(
+    model: Model, guide: Guide, batch: Batch, count: int, inputs: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """``count`` datapoints, in up to ``DRAWS`` parts that each have shared latents of their own."""
+    shared = guide.latents.global_.names
+    if not shared:
+        return prior_predictive(model, count, **inputs)
+    rows = torch.arange(count, device=model.device)
+    posterior = guide.posterior(batch, min(DRAWS, count)).samples
+    parts = []
+    for s, index in enumerate(rows.tensor_split(min(DRAWS, count))):
+        held = {name: {"value": posterior[name][s]} for name in shared}
+        values = {name: value[index] for name, value in inputs.items()}
+        with Record() as record, Replay(held):
+            model.run(Batch(values, index, len(index)))
+        parts.append({k: v["value"] for k, v in record.sites.items() if k not in held})
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
 def _loaded(path: Path, spec: Spec, data: Dataset) -> store.Run:
     """The run; one of a user's own model is built from the file that its word names."""
-    from zoo.registry import resolve
-
     if ".py" in spec.model:
         model = resolve("models", spec.model).for_data(data, **spec.model_options)
         return store.load(path, model=model)
