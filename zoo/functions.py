@@ -9,6 +9,7 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.nn import PyroModule
 from torch import nn
 
 from zoo.data import Batch
@@ -25,14 +26,16 @@ class PlainModel(Model):
         if not callable(fn):
             raise TypeError(f"plain expects a Pyro function, got {type(fn).__name__}")
         self.fn = fn
+        self.parts = nn.ModuleList(_captured(fn))
+        for part in self.modules():
+            if isinstance(part, PyroModule):  # as if it had been made with local parameters
+                part._pyro_context.__dict__.setdefault("param_state", _no_parameters())
         self.params = nn.ParameterDict()
         self.constraint_of: dict[str, Any] = {}
         self._plate = plate
         self.resolved = False
         self.vectorized: bool | None = None  # found out at the first use of several particles
-        self._arguments = list(
-            inspect.signature(fn.forward if isinstance(fn, nn.Module) else fn).parameters
-        )
+        self._takes = list(inspect.signature(getattr(fn, "forward", fn)).parameters)
 
     @property
     def plate(self) -> str:  # type: ignore[override]
@@ -54,11 +57,11 @@ class PlainModel(Model):
             return self._call(batch)
 
     def _call(self, batch: Batch) -> Any:
-        unknown = sorted(set(batch.values) - set(self._arguments))
+        unknown = sorted(set(batch.values) - set(self._takes))
         if unknown:
             raise ValueError(
                 f"{unknown} in the data match no argument of the function; it takes "
-                f"{self._arguments}; rename one or the other"
+                f"{self._takes}; rename one or the other"
             )
         return self(**batch.values)
 
@@ -105,6 +108,19 @@ class PlainModel(Model):
                     "dim=-1 is supported: write the other dimensions with .to_event(...)"
                 )
         self.resolved = True
+
+
+def _captured(fn: Any) -> list[nn.Module]:
+    """The PyroModules that a function reads from around it."""
+    if not inspect.isfunction(fn):
+        return []
+    around = inspect.getclosurevars(fn)
+    values = {**around.globals, **around.nonlocals}.values()
+    return [value for value in values if isinstance(value, PyroModule)]
+
+
+def _no_parameters() -> dict[str, dict[str, Any]]:
+    return {"params": {}, "constraints": {}}
 
 
 def plain(fn: Callable[..., Any], plate: str | None = None) -> Model:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.distributions.util import scale_and_mask
@@ -79,14 +78,16 @@ class Observe(Messenger):
                     f"site {name!r} already has obs= in the model; wrap the function in "
                     "zoo.plain(...) or drop obs="
                 )
-            message["value"] = self._checked(name, self.values[name], message["fn"])
+            message["value"] = self._fitting(name, self.values[name], message["fn"])
             message["is_observed"] = True
             self.seen.add(name)
+        if message["is_observed"] and is_validation_enabled():
+            _check_values(name, message["value"], message["fn"])
         if name in self.masks and message["is_observed"]:
             message["fn"] = _masked(name, message["fn"], self.masks[name])
             self.seen.add(name)
 
-    def _checked(self, name: str, value: Tensor, fn: Any) -> Tensor:
+    def _fitting(self, name: str, value: Tensor, fn: Any) -> Tensor:
         expected = (self.rows, *fn.event_shape)
         if tuple(value.shape) != expected:
             raise ValueError(
@@ -94,37 +95,40 @@ class Observe(Messenger):
                 f"{tuple(fn.event_shape)} of its distribution), but the batch has "
                 f"{tuple(value.shape)}; check the model's dimensions (data_dim) or the data"
             )
-        if is_validation_enabled():
-            bad = ~torch.isfinite(value) if value.is_floating_point() else None
-            if bad is not None and bool(bad.any()):
-                rows = bad.reshape(len(value), -1).any(-1).nonzero().flatten()[:5].tolist()
-                raise ValueError(
-                    f"site {name!r} has NaN or Inf in rows {rows} of the batch; drop those rows, "
-                    "or load the data with missing=True to integrate missing entries out"
-                )
-            inside = fn.support.check(value)
-            if not bool(inside.all()):
-                outside = value[~inside] if inside.shape == value.shape else value
-                raise ValueError(
-                    f"site {name!r} has values outside the support {fn.support} of its "
-                    f"distribution, such as {outside.flatten()[0].item():g}; rescale the data or "
-                    "choose a likelihood made for such data"
-                )
         return value
+
+
+def _check_values(name: str, value: Tensor, fn: Any) -> None:
+    """Refuses what no distribution could score, by name and row."""
+    bad = ~torch.isfinite(value) if value.is_floating_point() else None
+    if bad is not None and bool(bad.any()):
+        rows = bad.reshape(*value.shape[:1], -1).any(-1).nonzero().flatten()[:5].tolist()
+        raise ValueError(
+            f"site {name!r} has NaN or Inf in rows {rows} of the batch; drop those rows, "
+            "or load the data with missing=True to integrate missing entries out"
+        )
+    inside = fn.support.check(value)
+    if not bool(inside.all()):
+        outside = value[~inside] if inside.shape == value.shape else value
+        raise ValueError(
+            f"site {name!r} has values outside the support {fn.support} of its "
+            f"distribution, such as {outside.flatten()[0].item():g}; rescale the data or "
+            "choose a likelihood made for such data"
+        )
 
 
 def _masked(name: str, fn: Any, mask: Tensor) -> Any:
     """The distribution of the observed entries: the others are integrated out."""
-    if isinstance(fn, torch.distributions.Independent):
-        if tuple(mask.shape[1:]) != tuple(fn.event_shape):
-            raise ValueError(
-                f"the mask of site {name!r} has event shape {tuple(mask.shape[1:])}, "
-                f"the site has {tuple(fn.event_shape)}"
-            )
-        count = fn.reinterpreted_batch_ndims
-        return dist.Independent(fn.base_dist.mask(mask), count)  # type: ignore[attr-defined]
-    if fn.event_dim == 0:
-        return fn.mask(mask)
+    if tuple(mask.shape[1:]) != tuple(fn.event_shape):
+        raise ValueError(
+            f"the mask of site {name!r} has event shape {tuple(mask.shape[1:])}, "
+            f"the site has {tuple(fn.event_shape)}"
+        )
+    base = fn
+    while isinstance(base, torch.distributions.Independent):
+        base = base.base_dist
+    if not base.event_shape:
+        return base.mask(mask).to_event(fn.event_dim)  # type: ignore[attr-defined]
     if hasattr(fn, "marginal"):
         return fn.marginal(mask)
     raise ValueError(
