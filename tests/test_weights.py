@@ -405,6 +405,34 @@ def test_missing_entries_of_a_dense_likelihood_are_refused() -> None:
         log_weights(Dense(), lambda _: None, gaps.batch())
 
 
+class Series(Model):
+    """Events of two dimensions: one likelihood factorises over all entries, the other does not."""
+
+    def __init__(self, factorises: bool):
+        super().__init__()
+        self.factorises = factorises
+
+    def forward(self, n: int) -> Tensor:
+        with pyro.plate("data", n, dim=-1):
+            if self.factorises:
+                fn = dist.Normal(torch.zeros(2, 2), 1.0).to_event(1).to_event(1)
+            else:
+                fn = dist.MultivariateNormal(torch.zeros(2, 2), torch.eye(2)).to_event(1)
+            return pyro.sample("x", fn)
+
+
+def test_missing_entries_of_matrices() -> None:
+    x = torch.randn(2, 2, 2)
+    raw = x.clone()
+    raw[0, 1, 0] = raw[1, 0, 1] = torch.nan
+    batch = Dataset(raw, missing=True).batch()
+    weights = log_weights(Series(True), lambda _: None, batch)
+    each = torch.where(raw.isnan(), 0.0, dist.Normal(0.0, 1.0).log_prob(x))
+    torch.testing.assert_close(weights.log_weight[0], each.sum((1, 2)))
+    with pytest.raises(ValueError, match="'x' has missing entries, but its Independent does not"):
+        log_weights(Series(False), lambda _: None, batch)
+
+
 def test_temper_raises_the_likelihood_alone_to_a_power() -> None:
     batch = data(4).batch()
     with Record() as plain:
