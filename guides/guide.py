@@ -95,8 +95,8 @@ class Guide(nn.Module):
         self.source: Source | None = None
         if not local.dim:
             return
-        self.family = make(local.dim, **(family_options or {}))
-        if not self.family.uses_kappa:
+        self.family = chosen = make(local.dim, **(family_options or {}))
+        if not chosen.uses_kappa:
             if not knows(self.model, "posterior"):
                 raise ValueError(
                     f"{type(self.model).__name__} does not know its posterior; use the family "
@@ -104,7 +104,7 @@ class Guide(nn.Module):
                 )
             return
         hidden = (*local.names, *self.latents.discrete, *self.latents.global_.names)
-        self.source = find(data, self.family.initial(), hidden, **(inference_options or {}))
+        self.source = find(data, chosen.initial(), hidden, **(inference_options or {}))
 
     def _build_global(self, batch, family, options) -> None:
         sites = self.latents.global_
@@ -117,12 +117,12 @@ class Guide(nn.Module):
             self.auto = _auto_guide(self.model, family, sites.names, batch, options or {})
             return
         make = resolve("families", family) if isinstance(family, str) else family
-        self.global_family = make(sites.dim, **{"init_scale": 0.1, **(options or {})})
-        if not self.global_family.uses_kappa:
+        self.global_family = chosen = make(sites.dim, **{"init_scale": 0.1, **(options or {})})
+        if not chosen.uses_kappa:
             raise ValueError(
                 "no model knows the exact posterior of its global latents; use another"
             )
-        start = self.global_family.initial()
+        start = chosen.initial()
         start[: sites.dim] += 0.1 * torch.randn(sites.dim)  # off the saddle points at zero
         self.global_kappa = nn.Parameter(start)  # (P,)
 
@@ -198,7 +198,7 @@ class Guide(nn.Module):
         """Named draws of q for the rows of a batch. See ``guides.posterior``."""
         return posterior(self, batch, num_samples)
 
-    def infer(self, data: Any, **options: Any) -> Self:
+    def infer(self, data: Any, **options: Any) -> Guide:
         """A guide for unseen rows, the model and everything trained left as they are.
 
         An encoder is applied as it is; a table is optimised with the model frozen. See

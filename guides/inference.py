@@ -44,8 +44,9 @@ class PerDatapoint(Source):
 class Amortized(Source):
     """κ_n = κ_0 + g(x_n): one network for all datapoints.
 
-    The network reads the observed values of the row (flattened, standardised by the mean and
-    standard deviation of the data it was built from) and, where entries are missing, which ones.
+    The network reads the observed values of the row and, where entries are missing, which ones.
+    They are flattened and standardised by the mean and the standard deviation of the data that the
+    guide was built from, the latter at least a tenth of its root mean square over the columns.
 
     Args:
         hidden: widths of the hidden layers; ``[]`` is a linear encoder.
@@ -54,6 +55,10 @@ class Amortized(Source):
 
     Reference: Kingma and Welling, "Auto-Encoding Variational Bayes", 2014.
     """
+
+    center: Tensor  # (F,)
+    spread: Tensor  # (F,)
+    start: Tensor  # (P,)
 
     def __init__(
         self,
@@ -68,9 +73,12 @@ class Amortized(Source):
         self.names = tuple(name for name in data.names if name not in latents)
         if not self.names:
             raise ValueError("the data have no observed values for an encoder to read")
-        head = self._raw(data.batch(torch.arange(min(len(data), 10_000), device=data.device)))
+        rows = torch.arange(min(len(data), 10_000), device=data.device)
+        head = self._raw(data.batch(rows), initial.dtype)
         self.masked = tuple(name for name in self.names if name in data.observed)
         spread = head.std(0, correction=0)
+        # A column that hardly varies, such as a pixel at the edge, must not be blown up.
+        spread = spread.clamp_min(0.1 * spread.square().mean().sqrt())
         self.register_buffer("center", head.mean(0))  # (F,)
         self.register_buffer("spread", torch.where(spread > 0, spread, 1.0))  # (F,)
         self.register_buffer("start", initial)  # (P,)
@@ -82,15 +90,14 @@ class Amortized(Source):
                 last.weight.mul_(0.1)
                 last.bias.zero_()
 
-    def _raw(self, batch: Batch) -> Tensor:
-        values = [batch[name].reshape(len(batch), -1) for name in self.names]
-        return torch.cat([v.to(torch.get_default_dtype()) for v in values], -1)
+    def _raw(self, batch: Batch, dtype: torch.dtype) -> Tensor:
+        return torch.cat([batch[n].reshape(len(batch), -1).to(dtype) for n in self.names], -1)
 
     def features(self, batch: Batch) -> Tensor:
         """(B, F): what the encoder reads."""
         if lost := sorted(set(self.names) - set(batch.values)):
             raise ValueError(f"the encoder reads {list(self.names)}, the batch lacks {lost}")
-        raw = self._raw(batch).to(self.center.dtype)
+        raw = self._raw(batch, self.center.dtype)
         scaled = (raw - self.center) / self.spread
         if not self.masked and not batch.observed:
             return scaled

@@ -399,6 +399,19 @@ def test_encoders_read_which_entries_are_missing() -> None:
     torch.testing.assert_close(exact, expected.expand(5, 3))
 
 
+def test_a_model_in_float64_needs_no_default_of_float64() -> None:
+    """The density of a draw is exact to the model's type, whatever torch's default is."""
+    torch.set_default_dtype(torch.float32)  # the fixture puts float64 back
+    model, data, _ = rotated_ppca()
+    for inference in ("amortized", "per_datapoint"):
+        for family in FAMILIES:
+            guide = Guide(model, data, family, inference)
+            weights = log_weights(model, guide, data.batch())
+            assert weights.local.dtype == torch.float64
+            log_q = guide.log_prob(data.batch(), weights.values)
+            torch.testing.assert_close(log_q, weights.log_q[0, 0], rtol=1e-12, atol=1e-12)
+
+
 def test_an_encoder_of_yours() -> None:
     model, data, unseen = rotated_ppca()
     mine = nn.Sequential(nn.Linear(4, 7), nn.Tanh(), nn.Linear(7, 5))
