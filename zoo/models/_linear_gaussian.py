@@ -62,6 +62,22 @@ def posterior(
     return MultivariateNormal(loc, precision_matrix=M)
 
 
+def degrees_of_freedom(data_dim: int, latent_dim: int, num_noise: int) -> int:
+    """The dimension of the set of covariances W Wᵀ + diag(v): D d − d(d−1)/2 + V, if there is room.
+
+    W R and W give one covariance, which takes d(d−1)/2 off; no set of covariances has more than
+    D(D+1)/2 dimensions. V is the number of free variances in v, 1 or D.
+
+    Reference: Tipping & Bishop, Probabilistic principal component analysis, 1999.
+
+    >>> degrees_of_freedom(4, 1, 1), degrees_of_freedom(4, 2, 4), degrees_of_freedom(4, 3, 4)
+    (5, 10, 10)
+    """
+    d = min(latent_dim, data_dim)
+    free = data_dim * d - d * (d - 1) // 2 + num_noise
+    return min(free, data_dim * (data_dim + 1) // 2)
+
+
 def covariance(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean (D,) and covariance (D, D) with 1/n of the rows (N, D), in float64."""
     x = x.double()

@@ -77,6 +77,12 @@ class FactorAnalysis(Model):
         """p(z | x): batch (B,), event (d,)."""
         return linear_gaussian.posterior(x, self.weight, self.mean, self.uniquenesses, observed)
 
+    @property
+    def degrees_of_freedom(self) -> int:
+        """Free parameters of p(x), net of rotation: 2 D + D d − d(d−1)/2, if there is room."""
+        data_dim, latent_dim = self.weight.shape
+        return data_dim + linear_gaussian.degrees_of_freedom(data_dim, latent_dim, data_dim)
+
     def loadings(self, rotate: str | None = None) -> Tensor:
         """W (D, d) identified: orthogonal columns by falling variance, or rotate="varimax"."""
         return identify.loadings(self.weight, rotate)

@@ -100,6 +100,13 @@ class GMM(Mixture, Model):
         L = self.scale_tril()
         return L @ L.mT
 
+    @property
+    def degrees_of_freedom(self) -> int:
+        """Free parameters: C − 1 weights, C D means, and C covariances of D(D+1)/2, D or 1."""
+        C, D = self.loc.shape
+        each = {"full": D * (D + 1) // 2, "diagonal": D, "spherical": 1}[self.covariance]
+        return C - 1 + C * (D + each)
+
     def log_joint(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
         """log p(x, y = c), (B, C), of x (B, D); observed (B, D) bool marks the entries present."""
         x, log_weights = x.unsqueeze(-2), self.logits.log_softmax(-1)

@@ -87,6 +87,12 @@ class MixtureOfFactorAnalyzers(Mixture, Model):
         """W_c W_cᵀ + diag(ψ_c), (C, D, D)."""
         return self.weight @ self.weight.mT + torch.diag_embed(self.uniquenesses)
 
+    @property
+    def degrees_of_freedom(self) -> int:
+        """Free parameters, net of rotation: C − 1 + C (2 D + D d − d(d−1)/2), if there is room."""
+        C, D, d = self.weight.shape
+        return C - 1 + C * (D + linear_gaussian.degrees_of_freedom(D, d, D))
+
     def log_joint(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
         """log p(x, y = c), (B, C), of x (B, D); observed (B, D) bool marks the entries present."""
         observed = None if observed is None else observed.unsqueeze(-2)

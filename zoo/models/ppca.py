@@ -74,6 +74,12 @@ class PPCA(Model):
         """p(z | x): batch (B,), event (d,)."""
         return linear_gaussian.posterior(x, *self._parameters_of_x(), observed)
 
+    @property
+    def degrees_of_freedom(self) -> int:
+        """Free parameters of p(x), net of rotation: D + D d + 1 − d(d−1)/2 (d < D)."""
+        data_dim, latent_dim = self.weight.shape
+        return data_dim + linear_gaussian.degrees_of_freedom(data_dim, latent_dim, 1)
+
     def loadings(self, rotate: str | None = None) -> Tensor:
         """W (D, d) identified: orthogonal columns by falling variance, or rotate="varimax"."""
         return identify.loadings(self.weight, rotate)

@@ -1,0 +1,92 @@
+"""The folder that a comparison or a selection is written to, each file whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo import store
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def claim(out: str | Path, name: str, overwrite: bool) -> Path:
+    """The folder ``out``, if it is new, empty, or holds an earlier ``name``.json to be replaced.
+
+    Raises:
+        ValueError: a file, a folder with something else in it, or with an earlier result and
+            ``overwrite`` is not set.
+    """
+    place = Path(out)
+    if place.exists() and not place.is_dir():
+        raise ValueError(f"{place} is a file; give a folder for the results")
+    there = sorted(p.name for p in place.iterdir()) if place.exists() else []
+    if there and f"{name}.json" not in there:
+        raise ValueError(
+            f"{place} holds something else ({', '.join(there[:3])}); give a new folder, or an "
+            f"empty one"
+        )
+    if there and not overwrite:
+        raise ValueError(
+            f"{place} already holds a {name}; replace it with overwrite (--overwrite), or give "
+            "another folder"
+        )
+    return place
+
+
+def write(
+    place: Path,
+    name: str,
+    content: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    figure: Figure,
+) -> None:
+    """Writes ``name``.csv, ``name``.png and last ``name``.json, which vouches for the others."""
+    place.mkdir(parents=True, exist_ok=True)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)))
+    writer.writeheader()
+    writer.writerows(rows)
+    _replace(place / f"{name}.csv", text.getvalue().encode())
+    _replace(place / f"{name}.png", png(figure))
+    store.write_json(place / f"{name}.json", content)
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as the bytes of a PNG file; no window, no global state of matplotlib."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    return buffer.getvalue()
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Writes a file beside ``path`` and lets it take its place."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested figures as columns of a table.
+
+    Example:
+        >>> flat({"test": {"elbo": {"mean": -1.0}}, "seed": 0})
+        {'test.elbo.mean': -1.0, 'seed': 0}
+    """
+    result: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            result |= flat(value, f"{prefix}{key}.")
+        else:
+            result[prefix + key] = value
+    return result

@@ -1,0 +1,289 @@
+"""Several guides for one model: how far each is from the evidence, and what its posteriors are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+from rich.console import Console
+from torch import nn
+
+from experiments import _output
+from experiments._comparison import Comparison
+from experiments._grid import Cell, grid, options_for, words
+from experiments._paired import same_data
+from experiments.figures import comparison_figure
+from experiments.runs import (
+    Outcome,
+    Spec,
+    build_guide,
+    build_model,
+    complete,
+    judge,
+    run,
+    split_of,
+    summarize,
+)
+from experiments.tables import comparison_table, terminal
+from guides.guide import Guide
+from zoo import store
+from zoo.exact import knows
+from zoo.fitting import FitResult, fit, pick_device
+from zoo.model import Model
+from zoo.registry import resolve
+from zoo.sources import Split
+
+WITH_EXACT = "exact,mean_field/per_datapoint,full_rank/per_datapoint,full_rank/amortized"
+WITHOUT_EXACT = "mean_field/per_datapoint,full_rank/per_datapoint,full_rank/amortized"
+
+
+def compare(
+    model: str,
+    data: str = "digits",
+    family: str | None = None,
+    inference: str = "per_datapoint,amortized",
+    objective: str = "elbo",
+    *,
+    on: Literal["fixed", "joint"] | None = None,
+    seeds: int = 1,
+    out: str | None = None,
+    overwrite: bool = False,
+    model_from: str | None = None,
+    steps: int | None = None,
+    model_steps: int | None = None,
+    lr: float = 0.01,
+    schedule: str = "cosine",
+    infer_steps: int = 600,
+    num_particles: int | None = None,
+    eval_particles: int = 1000,
+    seed: int = 0,
+    device: str = "auto",
+    global_family: str = "mean_field",
+    model_options: Mapping[str, Any] | None = None,
+    family_options: Mapping[str, Any] | None = None,
+    inference_options: Mapping[str, Any] | None = None,
+    objective_options: Mapping[str, Any] | None = None,
+    global_options: Mapping[str, Any] | None = None,
+    data_options: Mapping[str, Any] | None = None,
+    fit_options: Mapping[str, Any] | None = None,
+    console: Console | None = None,
+) -> Comparison:
+    """Compares guides for one model on the same data and the same random numbers.
+
+    Two modes, named in the table. On a fixed model (the default where exact is among the families
+    or --model-from gives the model) the model is fitted once, by the exact guide, then frozen, and
+    every guide is refitted to it: log p(x) is the same for all and the differences are inference
+    gaps. With --on joint each guide trains a model of its own from the same start: differences mix
+    the model's quality with the guide's.
+
+    A family stands alone, to be combined with every --inference, or with one of its own:
+    --family exact,mean_field/per_datapoint,full_rank/amortized.
+
+    On a fixed model a table that maximises elbo is fitted to train and test rows alike, row by row,
+    with the low-noise gradient of guide.infer and --infer-steps steps; everything else is trained
+    for --steps steps.
+
+    Args:
+        model: a word of ``zoo list models``, or my_model.py, or my_model.py:Class.
+        data: a word of ``zoo list data``, or a .npy, .npz, .csv or .pt file.
+        family: shapes of q(z), a comma list; each takes every inference, or its own after a slash
+            (full_rank/amortized). By default exact where the model knows its posterior, then
+            mean_field/per_datapoint, full_rank/per_datapoint and full_rank/amortized.
+        inference: where the parameters of the families without a slash come from, a comma list.
+        objective: what is maximised, a comma list; renyi:0.5 with its α.
+        on: fixed or joint; by default fixed where exact or --model-from supplies the model.
+        seeds: how many seeds; the table then has means and spreads.
+        out: a folder for compare.json, compare.csv and compare.png.
+        overwrite: whether an earlier comparison in that folder may be replaced.
+        model_from: the folder of a run whose model, as trained, is the one compared on.
+        steps: steps of a guide, or of guide and model together; 1500 unless --epochs is given.
+        model_steps: steps that fit the fixed model; as many as --steps by default.
+        lr: the learning rate at step 0.
+        schedule: constant, cosine, linear or exponential.
+        infer_steps: steps that fit a table's rows on a frozen model.
+        num_particles: draws for each datapoint and step; by default the objective's own number.
+        eval_particles: K of the importance-weighted bounds that are reported.
+        seed: the first seed.
+        device: auto (CUDA where there is one), cpu or cuda.
+        global_family: the family of latents shared by all rows, or a Pyro AutoGuide by its name.
+        model_options: keyword arguments of the model.
+        family_options: keyword arguments of the families, each given to those that take it.
+        inference_options: keyword arguments of the inferences, likewise.
+        objective_options: keyword arguments of the objectives, likewise.
+        global_options: keyword arguments of the global family.
+        data_options: keyword arguments of ``load_data``.
+        fit_options: further keyword arguments of ``fit``.
+        console: where to print.
+
+    Raises:
+        ValueError: words or options that are not there; a fixed model without anything to fit it
+            with; a run in ``model_from`` on other data; a folder in use.
+    """
+    console = console or terminal()
+    place = None if out is None else _output.claim(out, "compare", overwrite)
+    if seeds < 1:
+        raise ValueError(f"seeds counts from 1, got {seeds}")
+    fitting = {"lr": lr, "schedule": schedule, **(fit_options or {})}
+    if steps is not None or fitting.get("epochs") is None:
+        fitting["steps"] = 1500 if steps is None else steps
+    base = Spec(
+        model=model,
+        data=data,
+        num_particles=num_particles,
+        global_family=global_family,
+        model_options=dict(model_options or {}),
+        global_options=dict(global_options or {}),
+        data_options=dict(data_options or {}),
+        fit_options=fitting,
+        seed=seed,
+        device=device,
+        model_from=model_from,
+        eval_particles=eval_particles,
+        infer_steps=infer_steps,
+    )
+    split = split_of(base)
+    if model_from is not None:
+        _same_source(model_from, split)
+    start = build_model(base, split)
+    local = Guide(start, split.train).latents.local.dim > 0
+    knowing = knows(start, "posterior")
+    family = family or (WITH_EXACT if knowing and local else WITHOUT_EXACT)
+    mode = _mode(on, family, start, model_from, local)
+    cells = grid(family, inference, objective, local=local, fixed=mode == "fixed")
+    if local and not knowing and any(cell.exact for cell in cells):
+        raise ValueError(f"{model} does not know its posterior; leave exact out of the families")
+    specs = _specs(base, cells, family_options, inference_options, objective_options)
+    if not local:
+        console.print(
+            f"{model} has no continuous latents of its rows: families and inferences have nothing "
+            "to act on, so there is one row an objective.",
+            highlight=False,
+        )
+
+    def say(what: str, seconds: float) -> None:
+        console.print(f"  {what:<44} {seconds:6.1f} s", highlight=False)
+
+    source = None
+    if mode == "fixed":
+        source = _source(model_from, start, knowing)
+        start.to(pick_device(device))
+        if model_from is None and knowing and _free(start):
+            own = fitting | ({"steps": model_steps, "epochs": None} if model_steps else {})
+            guide = build_guide(replace(base, family="exact"), start, split)
+            say("the model, by its exact guide", fit(start, guide, split.train, **own).seconds)
+    outcomes: dict[Cell, list[Outcome]] = {}
+    for cell in cells:
+        once = mode == "fixed" and cell.exact
+        for shift in range(1 if once else seeds):
+            clock = time.perf_counter()
+            spec = replace(specs[cell], seed=seed + shift)
+            if mode == "fixed":
+                outcome = _refit(replace(spec, freeze="model"), start, split)
+            else:
+                outcome = run(spec, split=split)
+            outcomes.setdefault(cell, []).append(outcome)
+            number = f", seed {spec.seed}" if seeds > 1 and not once else ""
+            say(cell.label + number, time.perf_counter() - clock)
+    result = Comparison(model, mode, source, split, outcomes)
+    console.print(comparison_table(result))
+    for line in result.remarks():
+        console.print(line, highlight=False)
+    if place is None:
+        console.print("Nothing was written; --out DIR keeps table and picture.", highlight=False)
+    else:
+        _output.write(
+            place, "compare", result.as_dict(), result.as_rows(), comparison_figure(result)
+        )
+        console.print(f"The picture is {place / 'compare.png'}", highlight=False, soft_wrap=True)
+    return result
+
+
+def _mode(
+    on: str | None, family: str, model: Model, model_from: str | None, local: bool
+) -> Literal["fixed", "joint"]:
+    """Which of the two comparisons it is."""
+    free = _free(model)
+    exact = "exact" in words(family, "family")
+    supplied = model_from is not None or (knows(model, "posterior") and local) or not free
+    if on not in (None, "fixed", "joint"):
+        raise ValueError(f"on is fixed or joint, got {on!r}")
+    if on == "fixed" and not local:
+        raise ValueError("on a fixed model there is nothing to compare: no guide to refit")
+    if on == "fixed" and not supplied:
+        raise ValueError(
+            f"{type(model).__name__} does not know its posterior, so nothing fits the fixed model; "
+            "give a run of it by model_from (--model-from RUN), or compare on joint"
+        )
+    if on is None and local and (exact or model_from is not None or not free):
+        on = "fixed" if supplied else "joint"
+    return "fixed" if on == "fixed" else "joint"
+
+
+def _source(model_from: str | None, model: Model, knowing: bool) -> str:
+    """Where the fixed model comes from, in words."""
+    if model_from is not None:
+        return f"the run {model_from}"
+    if not _free(model):
+        return "the model itself, which has no parameters to fit"
+    return "a fit by its exact guide"
+
+
+def _specs(base: Spec, cells: list[Cell], family: Any, inference: Any, objective: Any) -> Any:
+    """What to run for every cell, each with the options that its words take."""
+    kinds = (("families", "family"), ("inference", "inference"), ("objectives", "objective"))
+    shared: list[dict[str, dict[str, Any]]] = []
+    for (kind, axis), options in zip(kinds, (family, inference, objective), strict=True):
+        targets = {
+            word: resolve(kind, word.partition(":")[0])
+            for word in (getattr(cell, axis) for cell in cells)
+        }
+        shared.append(options_for(targets, options or {}))
+    return {
+        cell: replace(
+            base,
+            family=cell.family,
+            inference=cell.inference,
+            objective=cell.objective,
+            family_options=shared[0][cell.family],
+            inference_options=shared[1][cell.inference],
+            objective_options=shared[2][cell.objective],
+        )
+        for cell in cells
+    }
+
+
+def _refit(spec: Spec, model: Model, split: Split) -> Outcome:
+    """A guide for a frozen model: rows of a table on their own, all else by ``fit``."""
+    guide = build_guide(spec, model, split)
+    table = not (guide.amortized or guide.latents.global_.dim) and spec.objective == "elbo"
+    if _free(guide) and not table:
+        return run(spec, model=model, split=split)
+    spec = complete(spec)
+    result = FitResult(model, guide, spec.objective)  # where there is nothing to fit
+    notes = []
+    if table:
+        clock = time.perf_counter()
+        guide = guide.infer(split.train, steps=spec.infer_steps, seed=spec.seed)
+        seconds = time.perf_counter() - clock
+        result = FitResult(model, guide, spec.objective, spec.infer_steps, seconds)
+        notes = ["the rows of the table were fitted by guide.infer"]
+    train, test, test_guide = judge(spec, model, guide, split)
+    summary = summarize(spec, result, split, train, test, test_guide, notes)
+    return Outcome(spec, result, model, guide, split, train, test, summary, test_guide)
+
+
+def _free(part: nn.Module) -> bool:
+    """Whether there is anything to train."""
+    return any(p.requires_grad for p in part.parameters())
+
+
+def _same_source(run_folder: str, split: Split) -> None:
+    """Refuses a model that was trained on other data, as far as its run tells."""
+    record = store.load(run_folder).summary.get("data_record")
+    if record is not None:
+        apart = ("num_train", "num_held_out")  # held-out rows are still the same data
+        mine = {k: v for k, v in split.record.items() if k not in apart}
+        its = {k: v for k, v in record.items() if k not in apart}
+        same_data({"this comparison": mine, run_folder: its})
