@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from zoo.data import Batch, as_dataset
+from zoo.functions import PlainModel
 from zoo.handlers import Particles, Record, Replay
 from zoo.model import Model, as_model
 from zoo.particles import vectorizes
@@ -25,10 +26,15 @@ def prior_predictive(model: Model, n: int, **inputs: Tensor) -> dict[str, Tensor
         inputs: what the model conditions on, (n, *event) each.
 
     Raises:
-        ValueError: n below 1; a missing input.
+        ValueError: n below 1; a missing input; a plain function.
     """
     if n < 1:
         raise ValueError(f"n counts datapoints from 1, got {n}")
+    if isinstance(as_model(model), PlainModel):
+        raise ValueError(
+            "a plain function takes its number of rows from data, so it has no prior predictive "
+            "without any; use predict on a batch, or write it as a Model"
+        )
     values = {k: torch.as_tensor(v) for k, v in inputs.items()}
     batch = Batch(values, torch.arange(n, device=model.device), n, {})
     with Record() as record:
@@ -46,7 +52,7 @@ def predict(
     """x̃ ~ ∫ p(x̃ | z) q(z | x) dz: new data from the latents of the rows of a batch.
 
     The observed sites are drawn afresh, never returned as predictions; discrete latents are drawn
-    from p(y | x, z).
+    from the guide's q(y | x), or else from p(y | x, z).
 
     Args:
         model: p.
@@ -67,7 +73,13 @@ def predict(
     has_globals = log_weights(model, guide, batch).has_globals
     outer, inner = (num_samples, 1) if has_globals else (1, num_samples)
     weights = log_weights(model, guide, batch, inner, outer)
-    given = {**weights.values, **(weights.discrete()[1] if weights.enumerated else {})}
+    given = dict(weights.values)
+    if weights.log_q_enum is not None:  # one value of y each, and z given that
+        with Record() as q, Particles(outer, inner, model.plate):
+            guide(batch.unscaled())
+        given = {name: site["value"] for name, site in q.sites.items()}
+    elif weights.enumerated:
+        given |= weights.discrete()[1]
     if num_samples == 1 or vectorizes(model, batch):
         with Particles(outer, inner, model.plate):
             sites = _run(model, batch, given)
