@@ -51,19 +51,26 @@ def scores(model: GMM, train: Dataset, test: Dataset) -> dict[str, float]:
 
 
 def same_start(train: Dataset, covariance: str) -> dict[str, float]:
-    """EM of both from scikit-learn's own first responsibilities (k-means, one-hot)."""
+    """EM of both from the responsibilities that scikit-learn starts with (k-means, one-hot)."""
     x = train["x"].numpy()
     start = KMeans(3, n_init=1, random_state=0).fit(x).labels_
     onehot = torch.nn.functional.one_hot(torch.as_tensor(start).long(), 3).to(train["x"])
 
-    class Given(GaussianMixture):
-        def _initialize_parameters(self, X, random_state, *rest):  # noqa: N803
-            self._initialize(X, onehot.numpy())
-
-    theirs = Given(3, covariance_type=THEIRS[covariance], **SETTINGS).fit(x)
     ours = GMM(train["x"].shape[1], covariance=covariance)
     with torch.no_grad():
-        ours.m_step(train["x"], onehot)
+        ours.m_step(train["x"], onehot)  # the M-step that scikit-learn's start goes through
+    first = ours.components()
+    precisions = torch.linalg.inv(first.covariances)
+    theirs = GaussianMixture(
+        3,
+        covariance_type=THEIRS[covariance],
+        weights_init=first.weights.numpy(),
+        means_init=first.means.numpy(),
+        precisions_init=(
+            precisions if covariance == "full" else precisions.diagonal(dim1=-2, dim2=-1)
+        ).numpy(),
+        **SETTINGS,
+    ).fit(x)
     ours_final = run_em(ours, train)
     labels = train.labels
     return {

@@ -216,4 +216,5 @@ def judge(
     if split.test is None:
         return train, None, None
     inferred = guide.infer(split.test, steps=spec.infer_steps)
-    return train, evaluate(model, inferred, split.test, **options), inferred
+    test = evaluate(model, inferred, split.test, predictive=True, **options)
+    return train, test, inferred

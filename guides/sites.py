@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,9 @@ import torch
 from pyro import poutine
 from pyro.distributions.util import sum_rightmost
 from torch import Tensor
-from torch.distributions import biject_to
+from torch.distributions import biject_to, constraints
+from torch.distributions.transforms import CorrCholeskyTransform
+from torch.nn.functional import softplus
 
 from zoo.data import Batch
 from zoo.handlers import Record, in_plate
@@ -71,7 +74,7 @@ class Sites:
             start += site.size
             transform = biject_to(site.support)
             value = transform(part)
-            log_jacobian = transform.log_abs_det_jacobian(part, value)
+            log_jacobian = log_abs_det(transform, part, value)
             extra = log_jacobian.dim() - (raw.dim() - 1)
             log_jacobians[site.name] = sum_rightmost(log_jacobian, extra)
             if site.plated and raw.dim() > 1:  # the plate takes the place of the data dimension
@@ -81,7 +84,8 @@ class Sites:
 
     def pack(self, values: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """u (..., dim) and the summed log |dz/du| (...) from values by site."""
-        parts, total = [], torch.zeros(())
+        parts: list[Tensor] = []
+        total: Any = 0.0
         for site in self.sites:
             if site.name not in values:
                 raise ValueError(f"no value for the latent {site.name!r}; need {self.names}")
@@ -89,7 +93,7 @@ class Sites:
             transform = biject_to(site.support)
             lead = value.shape[: value.dim() - len(site.shape)]
             raw = transform.inv(value)
-            log_jacobian = transform.log_abs_det_jacobian(raw, value)
+            log_jacobian = log_abs_det(transform, raw, value)
             total = total + sum_rightmost(log_jacobian, log_jacobian.dim() - len(lead))
             parts.append(raw.reshape(*lead, site.size))
         return torch.cat(parts, -1), total
@@ -136,9 +140,24 @@ class Latents:
         return cls(Sites(local), Sites(global_), tuple(discrete))
 
 
+def log_abs_det(transform: Any, raw: Tensor, value: Tensor) -> Tensor:
+    """log |dz/du|, also where a correlation nears ±1.
+
+    torch takes 1 - Σ_j L_ij² of a Cholesky factor, which rounds to 0. From u itself, with
+    z = tanh u: Σ_ij (1 + (i-1-j)/2) log(1 - z_ij²), and log(1 - z²) = 2 (log 2 - |u| - log(1 +
+    exp(-2|u|))) for every u.
+    """
+    base = getattr(transform, "base_transform", transform)
+    if not isinstance(base, CorrCholeskyTransform):
+        return transform.log_abs_det_jacobian(raw, value)
+    size = value.shape[-1]
+    row, column = torch.tril_indices(size, size, -1, device=raw.device)
+    log_rest = 2 * (math.log(2) - raw.abs() - softplus(-2 * raw.abs()))
+    log_det = (log_rest * (1 + (row - 1 - column) / 2)).sum(-1)
+    return sum_rightmost(log_det, transform.domain.event_dim - base.domain.event_dim)
+
+
 def _is_real(support: Any) -> bool:
     """Whether a support is the whole of R^d."""
     base = getattr(support, "base_constraint", support)
-    return base is torch.distributions.constraints.real or support is (
-        torch.distributions.constraints.real_vector
-    )
+    return base is constraints.real or support is constraints.real_vector

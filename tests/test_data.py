@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from zoo.data import Batch, Dataset, StreamedDataset, as_dataset
+from zoo.data import Batch, Dataset, as_dataset
 from zoo.sources import SOURCES, data_folder, load_data
+from zoo.streamed import StreamedDataset
 
 NAN = float("nan")
 

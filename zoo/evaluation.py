@@ -14,7 +14,7 @@ from zoo.context import seeded, validation
 from zoo.data import Batch, as_dataset
 from zoo.exact import knows, log_evidence
 from zoo.model import Model, as_model
-from zoo.objectives.bounds import log_mean_exp
+from zoo.objectives.bounds import log_mean_exp, mean
 from zoo.weights import LogWeights, log_weights
 
 
@@ -90,6 +90,7 @@ def evaluate(
     num_outer: int = 32,
     seed: int = 0,
     exact: bool = True,
+    predictive: bool = False,
     max_elements: int = 4_000_000,
 ) -> Evaluation:
     """ELBO, IWAE_K and log p(x) of every row.
@@ -105,6 +106,8 @@ def evaluate(
         num_outer: S, draws of the global latents; the error over them is shared by all rows.
         seed: of the evaluation's own random numbers, apart from those of training.
         exact: whether to ask the model for log p(x).
+        predictive: for rows that global latents were not fitted to: E_{q(g)} Σ_n bound_n(g), with
+            no log p(g)/q(g); a lower bound on the log density of the rows under ∫ p(x|g) q(g) dg.
         max_elements: how many numbers one chunk may take.
 
     Returns:
@@ -130,7 +133,9 @@ def evaluate(
         chunk = max(1, max_elements // (num_particles * outer * states * width))
         torch.manual_seed(seed)
         parts = [
-            _rows(log_weights(model, guide, batch.to(model.device), num_particles, outer))
+            _rows(
+                log_weights(model, guide, batch.to(model.device), num_particles, outer), predictive
+            )
             for batch in data.batches(chunk)
         ]
         known = exact and knows(model, "log_evidence")
@@ -150,33 +155,23 @@ def evaluate(
     )
 
 
-def _rows(weights: LogWeights) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor, int]:
-    """((S, B) value, (S, B) variance) of both bounds, (S,) global terms, N."""
-    h, count = weights.marginal, weights.marginal.shape[-2]
-    value = weights.bound(lambda h: h.mean(-2))
+def _rows(weights: LogWeights, predictive: bool) -> list[tuple[Tensor, Tensor]]:
+    """For ELBO and IWAE: (S, B) values, each row with its share of g, and (S, B) variances."""
+    h = weights.marginal
     ratio = (h - h.max(-2, keepdim=True).values).exp()  # relative weights, for the delta method
-    if weights.log_q_enum is None:
-        plain = h.var(-2) / count
-        tight = ratio.var(-2) / ratio.mean(-2).square() / count
-    else:
-        q = weights.log_q_enum.exp().unsqueeze(1).square()
-        plain = (q * h.var(-2)).sum(0) / count
-        tight = (q * ratio.var(-2) / ratio.mean(-2).square()).sum(0) / count
-    return (value, plain), (weights.bound(log_mean_exp), tight), weights.global_, weights.size
+    spread = [h.var(-2), ratio.var(-2) / ratio.mean(-2).square()]
+    if weights.log_q_enum is not None:
+        square = weights.log_q_enum.exp().unsqueeze(1).square()  # (C, 1, B)
+        spread = [(square * s).sum(0) for s in spread]
+    value = weights.bound if predictive else weights.per_row
+    return [(value(r), s / h.shape[-2]) for r, s in zip((mean, log_mean_exp), spread, strict=True)]
 
 
 def _gather(parts: list[Any], which: int, outer: int) -> Estimate:
-    """All rows of one bound, the global terms shared out evenly, averaged over the outer draws."""
-    value = torch.cat([part[which][0] for part in parts], -1)  # (S, N)
-    variance = torch.cat([part[which][1] for part in parts], -1)  # (S, N)
+    """All rows of one bound, averaged over the outer draws, with its errors."""
+    rows = torch.cat([part[which][0].mean(0) for part in parts])
     if outer == 1:
-        return Estimate(value[0], variance[0].sqrt())
-    # Every chunk has draws of g of its own: a draw stands for the rows of its chunk.
-    shared = 0.0
-    rows = []
-    for part in parts:
-        chunk = part[which][0] + part[2][:, None] / part[3]
-        rows.append(chunk.mean(0))
-        shared += (chunk.sum(-1).var(0) / outer).item()
-    total = value.shape[-1]
-    return Estimate(torch.cat(rows), torch.zeros_like(variance[0]), math.sqrt(shared) / total)
+        return Estimate(rows, torch.cat([part[which][1][0] for part in parts]).sqrt())
+    # Every chunk has draws of g of its own, and each moves all rows of the chunk together.
+    shared = sum(part[which][0].sum(-1).var(0) / outer for part in parts)
+    return Estimate(rows, torch.zeros_like(rows), math.sqrt(float(shared)) / len(rows))

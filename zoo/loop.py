@@ -151,6 +151,7 @@ class Loop:
             optimizer.zero_grad(set_to_none=True)
             for group in optimizer.param_groups:
                 group["lr"] = rate
+        self.drawn_from = torch.get_rng_state()  # so that a failure can be looked at again
         loss = self.loss_of(result.model, result.guide, batch)
         if loss.requires_grad:
             loss.backward()
@@ -173,7 +174,8 @@ class Loop:
 
     def failure(self, step: int, loss: Tensor, batch: Batch) -> NonFiniteLossError:
         """What to tell the user about a loss that is not finite."""
-        where = blame(self.result.model, self.result.guide, batch)
+        torch.set_rng_state(self.drawn_from)
+        where = blame(self.result.model, self.result.guide, self.loss_of, batch)
         kept = f"; the last checkpoint is in {self.settings.out}" if self.settings.out else ""
         return NonFiniteLossError(
             f"the loss is {loss} at step {step}: {where}; try a smaller lr, clip=, or check the "

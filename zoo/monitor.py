@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from zoo.context import seeded, validation
 from zoo.data import Batch, Dataset
-from zoo.handlers import Enumerate, Record, Replay, log_prob
-from zoo.model import Model, observe
+from zoo.handlers import is_site
+from zoo.model import Model
 from zoo.weights import log_weights
 
 
@@ -70,13 +72,13 @@ def held_out_bound(model: Model, guide: Any, data: Dataset, particles: int, seed
     with seeded(seed, model.device), validation(False):
         return torch.cat(
             [
-                log_weights(model, guide, batch, particles).per_row(lambda h: h.mean(-2)).mean(0)
+                log_weights(model, guide, batch, particles).bound(lambda h: h.mean(-2)).mean(0)
                 for batch in data.batches(4096)
             ]
         )
 
 
-def blame(model: Model, guide: Callable[[Batch], Any], batch: Batch) -> str:
+def blame(model: Model, guide: Any, loss_of: Callable[..., Tensor], batch: Batch) -> str:
     """Where a loss that is not finite comes from: the first parameter or site, and its value."""
     for side, part in (("model", model), ("guide", guide)):
         for name, parameter in part.named_parameters() if isinstance(part, nn.Module) else ():
@@ -84,16 +86,26 @@ def blame(model: Model, guide: Callable[[Batch], Any], batch: Batch) -> str:
             if bool(bad.any()):
                 value = parameter.detach()[bad][0].item()
                 return f"parameter {name!r} of the {side} has become {value}"
-    with poutine.block(), torch.no_grad(), validation(False):
-        with Record() as q:
-            guide(batch.unscaled())
-        with Record() as p, Enumerate(model.plate), Replay(q.sites):
-            observe(model)(batch.unscaled())
-    for side, sites in (("guide", q.sites), ("model", p.sites)):
-        for name, site in sites.items():
-            for what, value in (("value", site["value"]), ("log-probability", log_prob(site))):
-                bad = ~torch.isfinite(value) if value.is_floating_point() else None
-                if bad is not None and bool(bad.any()):
-                    number = value[bad][0].item()
-                    return f"the {what} of site {name!r} in the {side} is {number}"
-    return "a second look at the same rows with fresh draws is finite: the gradient overflowed"
+    quiet = contextlib.suppress(Exception)
+    with poutine.block(), torch.no_grad(), validation(False), Suspect() as suspect, quiet:
+        loss_of(model, guide, batch)
+    return suspect.found or "every site is finite at a second look, so the gradient overflowed"
+
+
+class Suspect(Messenger):
+    """Remembers the first site whose value or log-probability is not finite."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = ""
+
+    def _pyro_post_sample(self, message: Any) -> None:
+        if self.found or not is_site(message):
+            return
+        score = message["fn"].log_prob(message["value"])
+        for what, value in (("value", message["value"]), ("log-probability", score)):
+            bad = ~torch.isfinite(value) if value.is_floating_point() else None
+            if bad is not None and bool(bad.any()):
+                number = value[bad][0].item()
+                self.found = f"the {what} of site {message['name']!r} is {number}"
+                return

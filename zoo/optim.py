@@ -73,7 +73,7 @@ def learning_rate(schedule: str, lr: float, step: int, steps: int, final: float 
 
 
 def clip_gradients(optimizers: Iterable[Optimizer], limit: float) -> Tensor:
-    """Shortens the whole gradient to ``limit``, without a device sync; returns its length before."""
+    """Shortens the gradient to ``limit``, without a device sync; returns its length before."""
     grads = [
         p.grad
         for o in optimizers

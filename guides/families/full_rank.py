@@ -8,10 +8,13 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from guides.family import Family, inverse_softplus
+from guides.gaussian import Gaussian
 
 
 class FullRank(Family):
-    """q(z) = N(z; m, L Lᵀ), L lower triangular with diagonal softplus(r), P = d + d(d+1)/2.
+    """q(z) = N(z; m, L Lᵀ), L = diag(s) (I + N), s = softplus(r), P = d + d(d+1)/2.
+
+    N is strictly lower triangular: each row of L keeps its scale while its direction is learned.
 
     Reference: Titsias and Lázaro-Gredilla, "Doubly Stochastic Variational Bayes", 2014.
 
@@ -35,4 +38,5 @@ class FullRank(Family):
         row, column = torch.tril_indices(d, d, -1, device=kappa.device)
         empty = kappa.new_zeros((*kappa.shape[:-1], d * d))
         lower = empty.index_copy(-1, d * row + column, below).unflatten(-1, (d, d))
-        return dist.MultivariateNormal(loc, scale_tril=lower + torch.diag_embed(softplus(raw)))
+        unit = lower + torch.eye(d, dtype=kappa.dtype, device=kappa.device)
+        return Gaussian(loc, scale_tril=softplus(raw).unsqueeze(-1) * unit)

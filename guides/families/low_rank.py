@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from guides.family import Family, inverse_softplus
+from guides.gaussian import LowRankGaussian
 
 
 class LowRank(Family):
@@ -46,4 +47,4 @@ class LowRank(Family):
         d = self.dim
         loc, raw, factor = kappa[..., :d], kappa[..., d : 2 * d], kappa[..., 2 * d :]
         factor = factor.reshape(*kappa.shape[:-1], d, self.rank)
-        return dist.LowRankMultivariateNormal(loc, factor, softplus(raw).square())
+        return LowRankGaussian(loc, factor, softplus(raw).square())
