@@ -18,6 +18,7 @@ from zoo.model import Model, as_model, observe, rows
 from zoo.nets import affine, select
 from zoo.objectives.bounds import elbo, iwae
 from zoo.particles import vectorizes
+from zoo.predictive import predict
 from zoo.testing import check_model
 from zoo.weights import log_weights
 
@@ -114,6 +115,11 @@ def test_only_functions_are_plain() -> None:
     with pytest.raises(TypeError, match="expects a Pyro function, got int"):
         plain(3)  # type: ignore[arg-type]
     assert isinstance(as_model(normal), Model)
+
+
+def test_a_function_needs_its_arguments() -> None:
+    with pytest.raises(ValueError, match=r"needs \['target'\], but the batch has \['x'\]"):
+        plain(Regression()).resolve(data().batch())
 
 
 class Hand(Model):
@@ -289,6 +295,42 @@ def test_parameters_stay_at_home_and_are_trained(name: str) -> None:
     other.load_state_dict(model.state_dict())
     for n, parameter in other.named_parameters():
         torch.testing.assert_close(parameter, parameters[n])
+
+
+def test_a_function_as_it_is_stands_for_one_model() -> None:
+    """Given without ``plain``, in any place, its parameters are the same."""
+
+    def scaled(x: Tensor) -> None:
+        with_param(x)
+
+    batch = data().batch()
+    guide = Guide(scaled, data(), "mean_field", "per_datapoint")
+    assert as_model(scaled) is guide.model and plain(scaled) is not guide.model
+    elbo(scaled, guide, batch).backward()
+    (scale, shift) = guide.model.parameters()
+    assert scale.grad is not None and shift.grad is not None
+    assert as_model(with_param) is not guide.model
+
+
+def tilted(x: Tensor) -> None:
+    """Deterministic sites and factors beside the rest."""
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        loc = pyro.deterministic("loc", z.unsqueeze(-1) + torch.ones(2), event_dim=1)
+        pyro.factor("tilt", 0.3 * z)
+        pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+
+@pytest.mark.parametrize("K", [1, 5])
+def test_deterministic_sites_and_factors(K: int) -> None:
+    model, batch = plain(tilted), data().batch()
+    guide = Guide(model, data())
+    weights = log_weights(model, guide, batch, K)
+    z = weights.values["z"].reshape(K, N)
+    log_p = dist.Normal(z.unsqueeze(-1) + 1, 1.0).log_prob(batch["x"]).sum(-1)
+    expected = log_p + dist.Normal(0.0, 1.0).log_prob(z) + 0.3 * z - weights.log_q[0]
+    torch.testing.assert_close(weights.log_weight, expected)
+    assert predict(model, guide, batch, K)["x"].shape == (K, N, 2)
 
 
 def test_a_parameter_without_a_value_is_asked_for() -> None:

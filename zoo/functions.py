@@ -35,7 +35,9 @@ class PlainModel(Model):
         self._plate = plate
         self.resolved = False
         self.vectorized: bool | None = None  # found out at the first use of several particles
-        self._takes = list(inspect.signature(getattr(fn, "forward", fn)).parameters)
+        arguments = inspect.signature(getattr(fn, "forward", fn)).parameters
+        self._takes = list(arguments)
+        self._needs = {n for n, a in arguments.items() if a.default is inspect.Parameter.empty}
 
     @property
     def plate(self) -> str:  # type: ignore[override]
@@ -62,6 +64,11 @@ class PlainModel(Model):
             raise ValueError(
                 f"{unknown} in the data match no argument of the function; it takes "
                 f"{self._takes}; rename one or the other"
+            )
+        if missing := sorted(self._needs - set(batch.values)):
+            raise ValueError(
+                f"the function needs {missing}, but the batch has {sorted(batch.values)}; add them "
+                "to the data set, or give the arguments a default"
             )
         return self(**batch.values)
 
@@ -123,21 +130,33 @@ def _no_parameters() -> dict[str, dict[str, Any]]:
     return {"params": {}, "constraints": {}}
 
 
+def model_of(fn: Callable[..., Any]) -> Model:
+    """The model of a function that is given as it is: the same each time, and so its parameters."""
+    home = None if inspect.ismethod(fn) else getattr(fn, "__dict__", None)
+    if home is None:
+        return PlainModel(fn)
+    if "_zoo_model" not in home:
+        home["_zoo_model"] = PlainModel(fn)
+    return home["_zoo_model"]
+
+
 def plain(fn: Callable[..., Any], plate: str | None = None) -> Model:
     """An ordinary Pyro function with ``obs=`` as a model.
 
     Arguments are taken from the batch by name. The data plate is the one as long as the batch;
     where several or none are, ``plate`` says which. Parameters (``pyro.param``, ``pyro.module``,
-    ``PyroModule``) are kept in the model, never in Pyro's global store.
+    ``PyroModule``) are kept in the model, never in Pyro's global store. A function that is given
+    elsewhere without ``plain`` stands for one model, always the same.
 
     Example:
-        >>> import pyro, pyro.distributions as dist, torch
+        >>> import pyro, pyro.distributions as dist, torch, zoo
         >>> def rates(x):
         ...     with pyro.plate("rows", len(x)):
         ...         rate = pyro.sample("rate", dist.Gamma(2.0, 1.0))
         ...         pyro.sample("x", dist.Poisson(rate), obs=x)
         >>> model = plain(rates)
-        >>> _ = observe(model)(as_dataset(torch.tensor([1.0, 4.0])).batch())
+        >>> data = zoo.as_dataset(torch.tensor([1.0, 4.0]))
+        >>> _ = zoo.observe(model)(data.batch())
         >>> model.plate
         'rows'
     """

@@ -159,12 +159,12 @@ def observe(model: Model) -> Observed:
 
 
 def as_model(model: Any) -> Model:
-    """The model itself, or a plain Pyro function made one."""
+    """The model itself, or the one that a plain Pyro function stands for."""
     if isinstance(model, Model):
         return model
-    from zoo.functions import plain  # which is itself a model
+    from zoo.functions import model_of  # whose class is itself a model
 
-    return plain(model)
+    return model_of(model)
 
 
 @contextmanager
