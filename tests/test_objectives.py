@@ -8,12 +8,13 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 
 from guides import Guide
 from zoo.context import seeded
 from zoo.data import Batch, Dataset
-from zoo.model import Model, rows
+from zoo.model import Model, observe, rows
 from zoo.models.gmm import GMM
 from zoo.models.ppca import PPCA
 from zoo.objectives.bounds import elbo, iwae, mle, renyi
@@ -231,6 +232,28 @@ def test_maximum_likelihood_without_latents_and_with_discrete_ones() -> None:
     expected = gmm.log_evidence(flowers["x"]).mean()
     for loss in (mle(gmm, None, flowers.batch()), elbo(gmm, Guide(gmm, flowers), flowers.batch())):
         torch.testing.assert_close(-loss, expected)
+
+
+@pytest.mark.parametrize("name", ["ppca", "bayesian_ppca", "poisson_ppca"])
+def test_the_pair_that_stock_pyro_is_given_is_the_same_bound(name: str) -> None:
+    """Trace_ELBO on (observe(model), guide), on a minibatch, with the same draws."""
+    with seeded(8):
+        model, data = resolve("models", name).example()
+        model, data = model.double(), data.to(dtype=torch.float64)
+        guide = Guide(model, data, "full_rank", "per_datapoint")
+    batch = data.batch(torch.tensor([3, 1, 4, 15]))
+    losses, slopes = [], []
+    for stock in (True, False):
+        with seeded(9):
+            if stock:
+                loss = Trace_ELBO().differentiable_loss(observe(model), guide, batch) / len(data)
+            else:
+                loss = elbo(model, guide, batch)
+        pair = [*model.parameters(), *guide.parameters()]
+        slopes.append([g.to_dense() for g in torch.autograd.grad(loss, pair)])
+        losses.append(loss)
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*slopes)
 
 
 class ScoreGuide(nn.Module):
