@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import yaml
 
 from experiments._options import GLOBAL_START
 from guides.source import Source
+from zoo.files import replacing
 from zoo.fitting import fit
 from zoo.registry import resolve, unknown
 from zoo.sources import load_data
@@ -142,9 +142,9 @@ def defaults(function: Callable[..., Any], base: type | None = None) -> dict[str
 def write_config(folder: Path, spec: Spec) -> None:
     """Keeps a run's configuration in its folder, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{CONFIG}.{os.getpid()}"
-    temporary.write_text(yaml.safe_dump(asdict(spec), sort_keys=False, allow_unicode=True))
-    temporary.replace(folder / CONFIG)
+    content = yaml.safe_dump(asdict(spec), sort_keys=False, allow_unicode=True)
+    with replacing(folder / CONFIG) as temporary:
+        temporary.write_text(content, "utf-8")
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
