@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from pyro import poutine
 from torch import Tensor, nn
 
 from guides.inference import PerDatapoint
-from zoo.context import frozen, seeded, validation
+from zoo.context import frozen, seeded, stream, validation
 from zoo.data import Batch, Dataset
 from zoo.weights import log_weights
 
@@ -54,9 +53,7 @@ def infer(
     start = trained.mean(0)
     parts = []
     device = model.device
-    # A stream that nobody evaluates a bound with: a hash of the seed, far from small numbers.
-    state = np.random.SeedSequence([seed % 2**64, 0x1AFE]).generate_state(1, np.uint64)
-    apart = seeded(int(state[0]), device)
+    apart = seeded(stream(seed, "infer"), device)  # never the numbers a bound is evaluated with
     with frozen(model, guide), apart, validation(False), poutine.block():
         for batch in data.batches(batch_size):
             batch = batch.to(device)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+import numpy as np
 import pyro
 import torch
 from torch import nn
@@ -34,6 +36,12 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
+
+
+def stream(seed: int, purpose: str) -> int:
+    """A seed for one purpose, so that no two purposes ever share random numbers."""
+    words = [seed % 2**64, zlib.crc32(purpose.encode())]
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
 
 
 @contextmanager

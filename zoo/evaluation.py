@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.context import seeded, validation
+from zoo.context import seeded, stream, validation
 from zoo.data import Batch, as_dataset
 from zoo.exact import knows, log_evidence
 from zoo.model import Model, as_model
@@ -126,12 +126,13 @@ def evaluate(
     density = getattr(guide, "has_density", True)
     head = data.batch(torch.arange(min(len(data), 97), device=data.device)).to(model.device)
     model.resolve(head)
-    with seeded(seed, model.device), validation(False):
+    chosen = stream(seed, "evaluation")
+    with seeded(chosen, model.device), validation(False):
         first = log_weights(model, guide, head)
         outer = num_outer if first.has_globals else 1
         states = torch.Size(first.enumerated.values()).numel() if first.enumerated else 1
         chunk = max(1, max_elements // (num_particles * outer * states * width))
-        torch.manual_seed(seed)
+        torch.manual_seed(chosen)
         parts = [
             _rows(
                 log_weights(model, guide, batch.to(model.device), num_particles, outer), predictive

@@ -12,7 +12,7 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from zoo.context import seeded, validation
+from zoo.context import seeded, stream, validation
 from zoo.data import Batch, Dataset
 from zoo.handlers import is_site
 from zoo.model import Model
@@ -69,7 +69,7 @@ def held_out_bound(model: Model, guide: Any, data: Dataset, particles: int, seed
     """(M,), the ELBO of every held-out row on random numbers that are the same each time."""
     if hasattr(guide, "infer"):
         guide = guide.infer(data)
-    with seeded(seed, model.device), validation(False):
+    with seeded(stream(seed, "held out"), model.device), validation(False):
         return torch.cat(
             [
                 log_weights(model, guide, batch, particles).bound(lambda h: h.mean(-2)).mean(0)
