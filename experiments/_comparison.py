@@ -72,7 +72,8 @@ class Comparison:
     @property
     def known(self) -> bool:
         """Whether there are gaps to show: log p(x) is known, and the guides are of something."""
-        return self.reference.local and all(o.train.exact is not None for runs in self.outcomes.values() for o in runs)
+        runs = [o for runs in self.outcomes.values() for o in runs]
+        return self.reference.local and all(o.train.exact is not None for o in runs)
 
     @property
     def seeds(self) -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from experiments.runs import Spec
 from zoo.registry import resolve, unknown
 
 
@@ -132,4 +133,29 @@ def options_for(
     return {
         word: {name: value for name, value in options.items() if name in takes}
         for word, takes in taken.items()
+    }
+
+
+def specs_of(base: Spec, cells: list[Cell], family: Any, inference: Any, objective: Any) -> Any:
+    """What to run for every cell, each with the options that its words take."""
+    options_for({base.model: resolve("models", base.model)}, base.model_options)
+    kinds = (("families", "family"), ("inference", "inference"), ("objectives", "objective"))
+    shared: list[dict[str, dict[str, Any]]] = []
+    for (kind, axis), options in zip(kinds, (family, inference, objective), strict=True):
+        targets = {
+            word: resolve(kind, word.partition(":")[0])
+            for word in (getattr(cell, axis) for cell in cells)
+        }
+        shared.append(options_for(targets, options or {}))
+    return {
+        cell: replace(
+            base,
+            family=cell.family,
+            inference=cell.inference,
+            objective=cell.objective,
+            family_options=shared[0][cell.family],
+            inference_options=shared[1][cell.inference],
+            objective_options=shared[2][cell.objective],
+        )
+        for cell in cells
     }

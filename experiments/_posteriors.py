@@ -76,11 +76,17 @@ def _guide(outcome: Outcome, side: str) -> Guide:
 
 
 def pick(data: Dataset, count: int) -> Tensor:
-    """(R,), the first row of each of the first classes; without classes the first rows."""
+    """(R,): the first row of each class in turn, then the second ones; without classes the first.
+
+    Example:
+        >>> pick(Dataset(torch.zeros(5, 2), labels=torch.tensor([1, 1, 0, 1, 0])), 4)
+        tensor([2, 0, 4, 1])
+    """
     if data.labels is None:
         return torch.arange(min(count, len(data)))
-    classes = data.labels.unique()[:count]
-    return torch.stack([(data.labels == c).nonzero()[0, 0] for c in classes]).cpu()
+    labels = data.labels.cpu()
+    turns = [[(labels[:i] == c).sum().item(), c] for i, c in enumerate(labels.tolist())]
+    return torch.tensor(sorted(range(len(turns)), key=turns.__getitem__)[:count])
 
 
 def locals_of(guide: Guide, batch: Batch, num_draws: int, turn: Tensor | None) -> Tensor:

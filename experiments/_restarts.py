@@ -13,10 +13,10 @@ from zoo.model import Model
 
 @torch.no_grad()
 def apart(models: Sequence[Model]) -> float | None:
-    """max_s ‖A(θ_s) − θ_1‖ / ‖θ_1‖ with A the alignment of restart s to the first.
+    """The largest distance of a restart to the first one, once aligned to it.
 
-    Loadings (D, d) are aligned by Procrustes; components by the Hungarian method, and θ is then
-    their means less the mean of the means.
+    Formula: loadings, aligned by Procrustes: ‖W_s R − W_1‖ / ‖W_1‖; components, aligned by the
+    Hungarian method: √(Σ_c ‖μ_sc − μ_1c‖² / Σ_c tr Σ_1c).
 
     Args:
         models: restarts of one model.
@@ -32,21 +32,23 @@ def apart(models: Sequence[Model]) -> float | None:
         0.0
     """
     first, *others = models
-    found = [aligned(other, first) for other in others]
-    if not found or any(pair is None for pair in found):
-        return None
-    return max(((a - b).norm() / b.norm()).item() for a, b in found if a is not None)
+    found = [distance(other, first) for other in others]
+    known = [value for value in found if value is not None]
+    return max(known) if known else None
 
 
-def aligned(model: Model, reference: Model) -> tuple[Tensor, Tensor] | None:
-    """The parameters of a restart, aligned to those of the reference; and those."""
-    if loadings(model) is not None:
-        target = loadings(reference)
-        return identify.procrustes(loadings(model), target)[0], target
+def distance(model: Model, reference: Model) -> float | None:
+    """From the parameters of a restart, aligned, to those of the reference."""
+    target = loadings(reference)
+    if target is not None:
+        mine, _ = identify.procrustes(loadings(model), target)  # type: ignore[arg-type]
+        return ((mine - target).norm() / target.norm()).item()
     if callable(getattr(model, "components", None)):
-        mine, its = model.components().means, reference.components().means  # type: ignore
-        mine = mine[identify.match_components(mine, its)]
-        return mine - its.mean(0), its - its.mean(0)
+        _, mine, _ = model.components()  # type: ignore[operator]
+        _, target, covariances = reference.components()  # type: ignore[operator]
+        mine = mine[identify.match_components(mine, target)]
+        spread = covariances.diagonal(dim1=-2, dim2=-1).sum()
+        return ((mine - target).square().sum() / spread).sqrt().item()
     return None
 
 

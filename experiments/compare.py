@@ -8,12 +8,11 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from rich.console import Console
-from torch import nn
 
 from experiments import _output
 from experiments._comparison import Comparison
-from experiments._grid import Cell, grid, options_for, words
-from experiments._paired import same_data
+from experiments._grid import Cell, grid, specs_of
+from experiments._modes import check_source, free, mode_of, source_of
 from experiments.figures import comparison_figure
 from experiments.runs import (
     Outcome,
@@ -28,11 +27,9 @@ from experiments.runs import (
 )
 from experiments.tables import comparison_table, terminal
 from guides.guide import Guide
-from zoo import store
 from zoo.exact import knows
 from zoo.fitting import FitResult, fit, pick_device
 from zoo.model import Model
-from zoo.registry import resolve
 from zoo.sources import Split
 
 WITH_EXACT = "exact,mean_field/per_datapoint,full_rank/per_datapoint,full_rank/amortized"
@@ -145,16 +142,16 @@ def compare(
     )
     split = split_of(base)
     if model_from is not None:
-        _same_source(model_from, split)
+        check_source(model_from, split)
     start = build_model(base, split)
     local = Guide(start, split.train).latents.local.dim > 0
     knowing = knows(start, "posterior")
     family = family or (WITH_EXACT if knowing and local else WITHOUT_EXACT)
-    mode = _mode(on, family, start, model_from, local)
+    mode = mode_of(on, family, start, model_from, local)
     cells = grid(family, inference, objective, local=local, fixed=mode == "fixed")
     if local and not knowing and any(cell.exact for cell in cells):
         raise ValueError(f"{model} does not know its posterior; leave exact out of the families")
-    specs = _specs(base, cells, family_options, inference_options, objective_options)
+    specs = specs_of(base, cells, family_options, inference_options, objective_options)
     if not local:
         console.print(
             f"{model} has no continuous latents of its rows: families and inferences have nothing "
@@ -167,12 +164,13 @@ def compare(
 
     source = None
     if mode == "fixed":
-        source = _source(model_from, start, knowing)
+        source = source_of(model_from, start, knowing)
         start.to(pick_device(device))
-        if model_from is None and knowing and _free(start):
+        if model_from is None and knowing and free(start):
             own = fitting | ({"steps": model_steps, "epochs": None} if model_steps else {})
             guide = build_guide(replace(base, family="exact"), start, split)
-            say("the model, by its exact guide", fit(start, guide, split.train, **own).seconds)
+            fitted = fit(start, guide, split.train, seed=seed, device=device, **own)
+            say("the model, by its exact guide", fitted.seconds)
     outcomes: dict[Cell, list[Outcome]] = {}
     for cell in cells:
         once = mode == "fixed" and cell.exact
@@ -200,65 +198,11 @@ def compare(
     return result
 
 
-def _mode(
-    on: str | None, family: str, model: Model, model_from: str | None, local: bool
-) -> Literal["fixed", "joint"]:
-    """Which of the two comparisons it is."""
-    free = _free(model)
-    exact = "exact" in words(family, "family")
-    supplied = model_from is not None or (knows(model, "posterior") and local) or not free
-    if on not in (None, "fixed", "joint"):
-        raise ValueError(f"on is fixed or joint, got {on!r}")
-    if on == "fixed" and not local:
-        raise ValueError("on a fixed model there is nothing to compare: no guide to refit")
-    if on == "fixed" and not supplied:
-        raise ValueError(
-            f"{type(model).__name__} does not know its posterior, so nothing fits the fixed model; "
-            "give a run of it by model_from (--model-from RUN), or compare on joint"
-        )
-    if on is None and local and (exact or model_from is not None or not free):
-        on = "fixed" if supplied else "joint"
-    return "fixed" if on == "fixed" else "joint"
-
-
-def _source(model_from: str | None, model: Model, knowing: bool) -> str:
-    """Where the fixed model comes from, in words."""
-    if model_from is not None:
-        return f"the run {model_from}"
-    if not _free(model):
-        return "the model itself, which has no parameters to fit"
-    return "a fit by its exact guide"
-
-
-def _specs(base: Spec, cells: list[Cell], family: Any, inference: Any, objective: Any) -> Any:
-    """What to run for every cell, each with the options that its words take."""
-    kinds = (("families", "family"), ("inference", "inference"), ("objectives", "objective"))
-    shared: list[dict[str, dict[str, Any]]] = []
-    for (kind, axis), options in zip(kinds, (family, inference, objective), strict=True):
-        targets = {
-            word: resolve(kind, word.partition(":")[0])
-            for word in (getattr(cell, axis) for cell in cells)
-        }
-        shared.append(options_for(targets, options or {}))
-    return {
-        cell: replace(
-            base,
-            family=cell.family,
-            inference=cell.inference,
-            objective=cell.objective,
-            family_options=shared[0][cell.family],
-            inference_options=shared[1][cell.inference],
-            objective_options=shared[2][cell.objective],
-        )
-        for cell in cells
-    }
-
-
 def _refit(spec: Spec, model: Model, split: Split) -> Outcome:
     """A guide for a frozen model: rows of a table on their own, all else by ``fit``."""
     guide = build_guide(spec, model, split)
     table = not (guide.amortized or guide.latents.global_.dim) and spec.objective == "elbo"
-    if _free(guide) and not table:
+    if free(guide) and not table:
         return run(spec, model=model, split=split)
     spec = complete(spec)
     result = FitResult(model, guide, spec.objective)  # where there is nothing to fit
@@ -272,18 +216,3 @@ def _refit(spec: Spec, model: Model, split: Split) -> Outcome:
     train, test, test_guide = judge(spec, model, guide, split)
     summary = summarize(spec, result, split, train, test, test_guide, notes)
     return Outcome(spec, result, model, guide, split, train, test, summary, test_guide)
-
-
-def _free(part: nn.Module) -> bool:
-    """Whether there is anything to train."""
-    return any(p.requires_grad for p in part.parameters())
-
-
-def _same_source(run_folder: str, split: Split) -> None:
-    """Refuses a model that was trained on other data, as far as its run tells."""
-    record = store.load(run_folder).summary.get("data_record")
-    if record is not None:
-        apart = ("num_train", "num_held_out")  # held-out rows are still the same data
-        mine = {k: v for k, v in split.record.items() if k not in apart}
-        its = {k: v for k, v in record.items() if k not in apart}
-        same_data({"this comparison": mine, run_folder: its})

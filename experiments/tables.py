@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from experiments._selection import estimate
+
 if TYPE_CHECKING:
     from experiments._comparison import Comparison
+    from experiments._selection import Selection
 
 MODES = {
     "fixed": "one frozen model: differences are inference gaps",
@@ -74,4 +77,48 @@ def comparison_table(comparison: Comparison) -> Table:
         count = counts["guide"] + (counts["model"] if comparison.mode == "joint" else 0)
         row += [f"{sum(o.result.seconds for o in runs) / len(runs):.1f}", f"{count:,}"]
         table.add_row(*row, style="bold" if guide == comparison.ranked[0] else None)
+    return table
+
+
+def selection_table(selection: Selection) -> Table:
+    """A row a value; the best in bold, those within one standard error of it marked."""
+    figure = {"exact": "log p(x)", "iwae": "IWAE"}[selection.figure]
+    side, judged = selection.side, selection.candidates
+    restarts = len(judged[0].outcomes)
+    table = Table(
+        title=f"{selection.model} on {selection.split.train.name}: {selection.setting}",
+        title_justify="left",
+        caption=f"nats per datapoint; best − this: paired on {side} rows ± the larger of its "
+        "standard errors (rows, Monte Carlo); ◆ best, ◇ within one standard error of it",
+        caption_justify="left",
+    )
+    table.add_column(selection.setting.partition(".")[2])
+    table.add_column("")
+    for rows in dict.fromkeys(("train", side)):
+        table.add_column(f"{figure} {rows}", justify="right")
+    table.add_column("best − this", justify="right")
+    known = [name for name in ("aic", "bic") if selection.lowest(name)]
+    if known:
+        table.add_column("free parameters", justify="right")
+    for name in known:
+        table.add_column(name.upper(), justify="right")
+    if restarts > 1:
+        table.add_column(f"train, {restarts} restarts", justify="right")
+    for c in judged:
+        best = c is selection.winner
+        row = [str(c.value), "◆" if best else "◇" if selection.close(c) else ""]
+        for rows in dict.fromkeys(("train", side)):
+            found = selection.likelihood(c, rows)
+            row.append(number((found.mean, found.se)))
+        difference = selection.difference(c)
+        row.append("" if best else number((difference.mean, difference.se)))
+        if known:
+            row.append(str(c.degrees_of_freedom))
+        for name in known:
+            mark = " ◆" if c is selection.lowest(name) else ""
+            row.append(f"{getattr(c, name):.1f}{mark}")
+        if restarts > 1:
+            heights = [estimate(o.train).mean for o in c.outcomes]
+            row.append(f"{min(heights):.4f} … {max(heights):.4f}")
+        table.add_row(*row, style="bold" if best else None)
     return table
