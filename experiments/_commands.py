@@ -67,20 +67,25 @@ def fit(argv: Sequence[str]) -> int:
         return 0
     given = parse(parser, options, line)
     _one_model(line, words)
-    settings = validate(parser, options, {k: v for k, v in config.items() if k != "model"})
-    for holder, (_, _, axis) in CLASSES.items():
-        if given.get(axis, settings.get(axis)) != settings.get(axis):
-            settings.pop(holder, None)  # the options of another class
-    lengths = {"steps", "epochs"}
-    if lengths & given.get("fit_options", {}).keys():
-        settings["fit_options"] = {
-            k: v for k, v in settings.get("fit_options", {}).items() if k not in lengths
-        }
-    settings = merge(settings, given)
+    settings = merge(validate(parser, options, _kept(config, words, given)), given)
     out = settings.pop("out", None)
     settings.pop("config", None)
     spec = Spec.from_dict({"model": words["model"][0], **settings})
     return _finish(run(spec, out), out)
+
+
+def _kept(
+    config: Mapping[str, Any], words: Mapping[str, Sequence[str]], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What of a configuration still holds where other words or another length are given."""
+    kept = {name: value for name, value in config.items() if name != "model"}
+    for holder, (_, _, axis) in CLASSES.items():
+        if axis in config and [config[axis]] != words[axis]:
+            kept.pop(holder, None)  # the options of another class
+    lengths = {"steps", "epochs"}
+    if lengths & given.get("fit_options", {}).keys() and "fit_options" in kept:
+        kept["fit_options"] = {k: v for k, v in kept["fit_options"].items() if k not in lengths}
+    return kept
 
 
 _OF_FIT = """Fits a model and a guide to data, judges them, and keeps the run in a folder.

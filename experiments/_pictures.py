@@ -30,7 +30,7 @@ def image_grid(panels: Mapping[str, Tensor], shape: Sequence[int], path: Path) -
     grid: Any = figure.subplots(len(images), columns, squeeze=False)
     for axes, (name, values) in zip(grid, images.items(), strict=True):
         for cell, image in zip(axes, values, strict=True):
-            cell.imshow(image.clamp(low, high), cmap="gray_r", vmin=low, vmax=high)
+            cell.imshow(image.clamp(low, high).numpy(), cmap="gray_r", vmin=low, vmax=high)
             cell.set(xticks=[], yticks=[])
         axes[0].set_ylabel(name, rotation=0, ha="right", va="center")
     FigureCanvasAgg(figure).print_png(path)
@@ -68,7 +68,7 @@ def pair_plot(panels: Mapping[str, Tensor], names: Sequence[str] | None, path: P
                     axes.hist(points[:, row].numpy(), color=colour, label=name, **style)
                 else:
                     style = {"s": 6, "alpha": 0.6, "lw": 0, "zorder": 3 if values is data else 2}
-                    axes.scatter(points[:, column], points[:, row], color=colour, **style)
+                    axes.scatter(*points[:, [column, row]].T.numpy(), color=colour, **style)
             if i == size - 1:
                 axes.set_xlabel(names[column] if names else f"column {column}")
             if j == 0:
