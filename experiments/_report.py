@@ -25,7 +25,7 @@ def show(summary: Mapping[str, Any], out: Path | None, console: Console | None =
     table = Table(
         title=f"{summary['model']} on {summary['data']}: {', '.join(words)}",
         box=SIMPLE_HEAVY,
-        caption=f"nats per datapoint ± Monte-Carlo standard error, from {ERROR_SHOWN} on",
+        caption="nats per datapoint ± Monte-Carlo error",
     )
     columns = ["rows", "ELBO", f"IWAE {summary['eval_particles']}", "log p(x)", "KL gap"]
     if "log_joint" in summary["train"]:
