@@ -14,6 +14,7 @@ from experiments._output import flat
 from experiments._paired import Difference, common_error, paired, same_data
 from experiments._restarts import apart
 from experiments.runs import Outcome
+from guides.guide import Guide
 from zoo.evaluation import Evaluation
 from zoo.sources import Split
 
@@ -132,9 +133,8 @@ class Comparison:
             left = mine.exact  # every bound of the exact guide is log p(x), without noise
         error = None
         if name == "elbo" and not (self.reference.exact or left.shared or right.shared):
-            guides = [o.guide if side == "train" else o.test_guide for o in (a, b)]
             rows = getattr(self.split, side)
-            error = common_error(*guides, rows, mine.num_particles)
+            error = common_error(guide_of(a, side), guide_of(b, side), rows, mine.num_particles)
         return paired(left, right, error)
 
     @cached_property
@@ -205,6 +205,13 @@ class Comparison:
 def evaluation(outcome: Outcome, side: str) -> Evaluation | None:
     """The figures of the train or of the test rows."""
     return outcome.train if side == "train" else outcome.test
+
+
+def guide_of(outcome: Outcome, side: str) -> Guide:
+    """The guide for the train or for the test rows, which are there."""
+    guide = outcome.guide if side == "train" else outcome.test_guide
+    assert guide is not None
+    return guide
 
 
 def gap_of(figures: Evaluation) -> Difference | None:

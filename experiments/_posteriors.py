@@ -7,20 +7,16 @@ orthogonal loadings of largest variance of the reference.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from experiments._comparison import Comparison, guide_of
 from experiments._grid import Cell
 from experiments._restarts import rotation
-from experiments.runs import Outcome
 from guides.guide import Guide
 from zoo.context import seeded
 from zoo.data import Batch, Dataset
-
-if TYPE_CHECKING:
-    from experiments._comparison import Comparison
 
 DRAWS = 4000
 SEED = 0x9077
@@ -59,20 +55,14 @@ def shown(comparison: Comparison, count: int = 4) -> Shown | None:
     for cell, runs in comparison.outcomes.items():
         turn = rotation(runs[0].model, chief.model)
         identified &= turn is not None
-        draws[cell] = locals_of(_guide(runs[0], comparison.side), few, DRAWS, turn)[..., :2]
+        draws[cell] = locals_of(guide_of(runs[0], comparison.side), few, DRAWS, turn)[..., :2]
     cloud = None
     if chief.guide.latents.local.dim > 1:
         turn = rotation(chief.model, chief.model)
-        guide, batches = _guide(chief, comparison.side), data.batches(512)
+        guide, batches = guide_of(chief, comparison.side), data.batches(512)
         means = [locals_of(guide, b.unscaled(), 100, turn).mean(0)[:, :2] for b in batches]
         cloud = torch.cat(means)
     return Shown(data, rows, identified, draws, cloud)
-
-
-def _guide(outcome: Outcome, side: str) -> Guide:
-    guide = outcome.guide if side == "train" else outcome.test_guide
-    assert guide is not None
-    return guide
 
 
 def pick(data: Dataset, count: int) -> Tensor:

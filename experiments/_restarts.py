@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,7 +55,8 @@ def distance(model: Model, reference: Model) -> float | None:
 
 def loadings(model: Model) -> Tensor | None:
     """Identified loadings (D, d), where the model has them."""
-    return model.loadings().detach() if callable(getattr(model, "loadings", None)) else None
+    known: Any = getattr(model, "loadings", None)
+    return None if known is None else known().detach()
 
 
 def rotation(model: Model, reference: Model) -> Tensor | None:
