@@ -6,8 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP_FLAGS ?= -q
 PYTEST_FLAGS ?= -q -n auto --maxprocesses 8
-DEMO_FLAGS ?= --data digits --family exact,mean_field,full_rank \
-	--inference per_datapoint,amortized --out runs/demo
+DEMO_FLAGS ?= --data digits --model.latent_dim 10 --out runs/demo --overwrite true
 
 # The matrices are small: one thread a process beats many, and the tests run several processes.
 export OMP_NUM_THREADS ?= 1

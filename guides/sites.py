@@ -154,7 +154,8 @@ def log_abs_det(transform: Any, raw: Tensor, value: Tensor) -> Tensor:
     row, column = torch.tril_indices(size, size, -1, device=raw.device)
     log_rest = 2 * (math.log(2) - raw.abs() - softplus(-2 * raw.abs()))
     log_det = (log_rest * (1 + (row - 1 - column) / 2)).sum(-1)
-    return sum_rightmost(log_det, transform.domain.event_dim - base.domain.event_dim)
+    extra: int = transform.domain.event_dim - base.domain.event_dim
+    return torch.as_tensor(sum_rightmost(log_det, extra))
 
 
 def _is_real(support: Any) -> bool:

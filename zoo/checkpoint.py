@@ -57,7 +57,10 @@ def load(path: Path, loop: Loop) -> None:
     Raises:
         RunError: no checkpoint, or one of other data, another seed, batch size or objective.
     """
-    store.read_spec(path)
+    spec = store.read_spec(path)
+    pair = store.describe(loop.result.model, loop.result.guide, loop.data)
+    if other := [part for part in ("model", "guide", "dtype") if spec[part] != pair[part]]:
+        raise RunError(f"{path} is a run of another {' and '.join(other)}; start a new one")
     tensors, meta = read_tensors(path / STATE)
     result, settings = loop.result, loop.settings
     now = {

@@ -68,9 +68,9 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     umask = os.umask(0)
     os.umask(umask)
-    temporary.chmod(0o666 & ~umask)  # as open() would have made it
     try:
         yield temporary
+        temporary.chmod(0o666 & ~umask)  # as open() would have made it
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)

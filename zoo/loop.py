@@ -100,11 +100,13 @@ class Loop:
     def run(self) -> None:
         """Takes the steps that are left."""
         result, settings = self.result, self.settings
-        if not self.optimizers and result.objective != "em":
-            print("nothing to train: no parameter is free")
-            return
         if settings.out:
             store.begin(settings.out, result, self.data, self.resumed)
+        if not self.optimizers and result.objective != "em":
+            print("nothing to train: no parameter is free")
+            if settings.out:
+                store.finish(settings.out, self.weights())
+            return
         clock = time.perf_counter() - result.seconds
         saved = time.perf_counter()
         bar = progress_bar(settings.progress, settings.steps, result)

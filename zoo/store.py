@@ -30,7 +30,7 @@ from zoo.files import (
     write_tensors,
 )
 from zoo.model import Model, as_model
-from zoo.registry import resolve
+from zoo.registry import names, resolve, unknown
 
 if TYPE_CHECKING:
     from zoo.loop import FitResult
@@ -77,7 +77,7 @@ def load(path: str | Path, *, model: Any = None, guide: Any = None) -> Run:
     spec = read_spec(path)
     weights, _ = read_tensors(path / WEIGHTS)
     model = _model(spec["model"], path) if model is None else as_model(model)
-    model.to(getattr(torch, spec["dtype"]))
+    model.to(_dtype(spec["dtype"]))
     if guide is None and spec["guide"] is not None:
         guide = _guide(spec["guide"], model, _stub(spec["data"]), path)
     for side, part in (("model", model), ("guide", guide)):
@@ -210,6 +210,8 @@ def _model(spec: Mapping[str, Any], path: Path) -> Model:
             f"{path} is a run of {spec.get('class')}, which is not one of the zoo's models; give "
             "an untrained one, load(path, model=…)"
         )
+    if spec["word"] not in names("models"):  # a word, never a path: nothing of the run is executed
+        raise RunError(f"{path}: {unknown('model', str(spec['word']), names('models'))}")
     return resolve("models", spec["word"])(**spec["options"])
 
 
@@ -223,11 +225,19 @@ def _guide(spec: Mapping[str, Any], model: Model, data: Dataset, path: Path) -> 
     return make(model, data, **spec["spec"])
 
 
+def _dtype(name: str) -> torch.dtype:
+    """float32, say, from its name."""
+    found = getattr(torch, str(name), None)
+    if not isinstance(found, torch.dtype):
+        raise RunError(f"{name!r} is no type of number; the run is damaged")
+    return found
+
+
 def _stub(spec: Mapping[str, Any]) -> Dataset:
     """A data set of the right shapes and size that takes no memory, to build a guide for."""
     size = spec["size"]
     one = {
-        name: torch.ones(1, *value["shape"], dtype=getattr(torch, value["dtype"]))
+        name: torch.ones(1, *value["shape"], dtype=_dtype(value["dtype"]))
         for name, value in spec["values"].items()
     }
     masks = {

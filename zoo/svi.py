@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import pyro
+import torch
 from pyro import infer
+from pyro.optim import PyroOptim
 from torch import nn
 
 from zoo.context import seeded
@@ -48,7 +50,7 @@ def pyro_svi(
         guide: q, an ``nn.Module``.
         data: the data set.
         loss: a Pyro ELBO; ``Trace_ELBO()`` by default.
-        optim: a Pyro optimizer; ``Adam({"lr": 0.01})`` by default.
+        optim: a Pyro optimizer; ``PyroOptim(torch.optim.Adam, {"lr": 0.01}, None)`` by default.
         steps: SVI steps.
         batch_size: rows a step; all by default.
         seed: of the draws and of the order of the rows.
@@ -74,7 +76,7 @@ def pyro_svi(
 
     losses: list[float] = []
     with pyro.get_param_store().scope(), seeded(seed, model.device), dense_tables(guide):
-        optim = pyro.optim.Adam({"lr": 0.01}) if optim is None else optim
+        optim = Adam({"lr": 0.01}) if optim is None else optim
         svi = infer.SVI(with_params, guide_with_params, optim, copy.copy(judge.loss))
         epoch = 0
         while len(losses) < steps:

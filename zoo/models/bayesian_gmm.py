@@ -15,7 +15,9 @@ from zoo.nets import select
 
 
 class BayesianGMM(Model):
-    """π ~ Dirichlet(a, …, a),  μ_cj ~ N(0, s²),  σ_cj ~ LogNormal(log m, t²),  R_c ~ LKJ(η),
+    """y_n ~ Categorical(π),  x_n | y_n = c ~ N(μ_c, Σ_c),  priors on π, μ and Σ.
+
+    π ~ Dirichlet(a, …, a),  μ_cj ~ N(0, s²),  σ_cj ~ LogNormal(log m, t²),  R_c ~ LKJ(η),
     y_n ~ Categorical(π),  x_n | y_n = c ~ N(μ_c, diag(σ_c) R_c diag(σ_c)).
 
     Notation: global latents `weights` π (C,), `locs` μ (C, D), `scales` σ (C, D) and, with full

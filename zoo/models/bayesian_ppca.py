@@ -13,7 +13,9 @@ from zoo.nets import affine
 
 
 class BayesianPPCA(Model):
-    """α_j ~ Gamma(a, b),  W_ij ~ N(0, 1/α_j),  μ_i ~ N(0, s²),  σ ~ HalfNormal(1),
+    """z_n ~ N(0, I_d),  x_n | z_n ~ N(W z_n + μ, σ² I_D),  an ARD prior on W's columns.
+
+    α_j ~ Gamma(a, b),  W_ij ~ N(0, 1/α_j),  μ_i ~ N(0, s²),  σ ~ HalfNormal(1),
     z_n ~ N(0, I_d),  x_n | z_n ~ N(W z_n + μ, σ² I_D).
 
     Notation: global latents `alpha` (d,), `weight` W (D, d), `mean` μ (D,), `scale` σ (); local

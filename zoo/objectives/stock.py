@@ -16,7 +16,9 @@ import pyro.infer as infer
 import torch
 from pyro import poutine
 from torch import Tensor, nn
+from torch.distributions import constraints
 
+from zoo.context import seeded
 from zoo.data import Batch
 from zoo.handlers import Record, in_plate
 from zoo.local_params import LocalParams
@@ -71,7 +73,10 @@ def traceenum_elbo(model: Model, guide: Guide, batch: Batch, *, num_particles: i
         batch: B rows.
         num_particles: K, run one after the other.
     """
-    return stock(infer.TraceEnum_ELBO(num_particles, max_plate_nesting=1))(model, guide, batch)
+    loss = infer.TraceEnum_ELBO(
+        num_particles, max_plate_nesting=1, strict_enumeration_warning=False
+    )
+    return stock(loss)(model, guide, batch)
 
 
 def renyi_elbo(
@@ -117,7 +122,8 @@ class stock:
         model = as_model(model)
         model.resolve(batch)
         self.check(model, guide, batch)
-        loss, p, q = copy.copy(self.loss), self.prepared(model), guide
+        loss: Any = copy.copy(self.loss)
+        p, q = self.prepared(model), guide
         if hasattr(loss, "differentiable_loss"):
             return loss.differentiable_loss(p, q, batch) / batch.size
         parameters = [w for part in (model, guide) for w in _parameters(part)]
@@ -144,7 +150,7 @@ class stock:
         done = _checked.setdefault(guide, set()) if isinstance(guide, nn.Module) else set()
         if kind in done:
             return
-        with poutine.block(), torch.no_grad():
+        with poutine.block(), torch.no_grad(), seeded(0, model.device):
             with Record() as q:
                 guide(batch)
             with Record() as p:
@@ -192,4 +198,4 @@ def _announce(p: Callable[[Batch], Any]) -> Callable[[Batch], Any]:
     return run
 
 
-REAL = torch.distributions.constraints.real
+REAL = constraints.real
