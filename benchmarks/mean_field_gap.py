@@ -1,4 +1,4 @@
-"""The mean-field gap of PPCA: half Σ log Λ_ii - log |Λ| on rotated loadings, nil when trained jointly.
+"""The mean-field gap of PPCA: ½(Σ log Λ_ii - log |Λ|) on rotated loadings, nil in a joint fit.
 
     python -m benchmarks.mean_field_gap
 

@@ -23,7 +23,7 @@ def save(name: str, result: dict[str, Any]) -> None:
         "benchmark": name,
         "date": datetime.date.today().isoformat(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} thread",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} used",
         "versions": versions(),
         **result,
     }

@@ -76,7 +76,7 @@ def pyro_svi(
 
     losses: list[float] = []
     with pyro.get_param_store().scope(), seeded(seed, model.device), dense_tables(guide):
-        optim = Adam({"lr": 0.01}) if optim is None else optim
+        optim = optim or PyroOptim(torch.optim.Adam, {"lr": 0.01})
         svi = infer.SVI(with_params, guide_with_params, optim, copy.copy(judge.loss))
         epoch = 0
         while len(losses) < steps:
