@@ -8,6 +8,7 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO
 from torch import nn
 
+from zoo.context import factory, validation
 from zoo.data import Batch, Dataset
 from zoo.handlers import Temper
 from zoo.model import Model, observe, rows
@@ -79,3 +80,14 @@ def test_tempering_touches_the_likelihood_alone(data: Dataset, beta: float) -> N
         weights = log_weights(Shared(), Fixed(), data.batch())
     torch.testing.assert_close(weights.local[0, 0], log_z + beta * log_x)
     torch.testing.assert_close(weights.global_[0], log_g)
+
+
+def test_a_model_on_another_device_makes_its_numbers_there() -> None:
+    """On `meta` nothing is computed, so only places and types are seen; floats, whole numbers."""
+    with factory(torch.device("meta"), torch.float64), validation(False):
+        normal = dist.Normal(0.0, 1.0).expand_by([3])
+        assert normal.loc.device.type == torch.ones(2).device.type == "meta"
+        assert normal.loc.dtype == torch.float64
+        assert torch.tensor(2).dtype == torch.int64 and torch.tensor(True).dtype == torch.bool
+    assert dist.Normal(0.0, 1.0).loc.device.type == "cpu"
+    assert torch.get_default_dtype() == torch.float32

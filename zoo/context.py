@@ -5,11 +5,13 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import numpy as np
 import pyro
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 
 @contextmanager
@@ -19,10 +21,27 @@ def factory(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
     with ExitStack() as stack:
         if device.type != "cpu":
             stack.enter_context(torch.device(device))
+            stack.enter_context(_Filled(device))
         if dtype != before:
             torch.set_default_dtype(dtype)
             stack.callback(torch.set_default_dtype, before)
         yield
+
+
+class _Filled(TorchFunctionMode):
+    """Numbers become tensors by a fill on the device: a copy from the host would wait for it."""
+
+    def __init__(self, device: torch.device):
+        super().__init__()
+        self.device = device
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.tensor and isinstance(args[0], int | float) and "device" not in kwargs:
+            whole = torch.int64 if isinstance(args[0], int) else torch.get_default_dtype()
+            chosen = torch.bool if isinstance(args[0], bool) else whole
+            return torch.full((), args[0], **{"dtype": chosen, "device": self.device, **kwargs})
+        return func(*args, **kwargs)
 
 
 @contextmanager

@@ -48,6 +48,15 @@ def affine(z: Tensor, W: Tensor) -> Tensor:
     return torch.einsum("...d,...ed->...e", z, W)
 
 
+def cholesky(matrix: Tensor) -> Tensor:
+    """L with L Lᵀ = A, of A (..., d, d); NaN where A is not positive definite.
+
+    Unlike ``torch.linalg.cholesky`` it does not wait for the device to say whether it worked.
+    """
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    return torch.where((failed > 0)[..., None, None], torch.nan, factor)
+
+
 def select(table: Tensor, y: Tensor, event_dim: int = 0) -> Tensor:
     """The rows table[..., y, :] picked by an integer latent, leading dimensions broadcast.
 

@@ -6,7 +6,7 @@ import torch
 from pyro.distributions import MultivariateNormal
 from torch import Tensor
 
-from zoo.nets import affine
+from zoo.nets import affine, cholesky
 
 
 def _natural(
@@ -43,14 +43,16 @@ def log_evidence(
         (...), nats.
     """
     residual, precision, M, b = _natural(x, weight, mean, variance, observed)
-    factor = torch.linalg.cholesky(M)
+    factor = cholesky(M)
     log_det_M = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     log_norm = (2 * math.pi * variance).log()  # (..., D)
     if observed is not None:
         log_norm = torch.where(observed, log_norm, 0.0)
-    square = (residual.square() * precision).sum(-1)
-    explained = (b * affine(b, torch.cholesky_inverse(factor))).sum(-1)
-    return -0.5 * (square - explained + log_det_M + log_norm.sum(-1))
+    # (x − μ)ᵀ Σ⁻¹ (x − μ) as a sum of squares: with m = M⁻¹ b the posterior mean, |x − μ − W m|² in
+    # the metric r, plus |m|². The usual difference of two large numbers loses digits in float32.
+    m = affine(b, torch.cholesky_inverse(factor))
+    square = ((residual - affine(m, weight)).square() * precision).sum(-1) + m.square().sum(-1)
+    return -0.5 * (square + log_det_M + log_norm.sum(-1))
 
 
 def posterior(
@@ -58,7 +60,7 @@ def posterior(
 ) -> MultivariateNormal:
     """p(z | x) = N(M⁻¹ b, M⁻¹), batch (...), event (d,); arguments as in `log_evidence`."""
     _, _, M, b = _natural(x, weight, mean, variance, observed)
-    loc = affine(b, torch.cholesky_inverse(torch.linalg.cholesky(M)))
+    loc = affine(b, torch.cholesky_inverse(cholesky(M)))
     return MultivariateNormal(loc, precision_matrix=M)
 
 
