@@ -60,8 +60,10 @@ def posterior(
 ) -> MultivariateNormal:
     """p(z | x) = N(M⁻¹ b, M⁻¹), batch (...), event (d,); arguments as in `log_evidence`."""
     _, _, M, b = _natural(x, weight, mean, variance, observed)
-    loc = affine(b, torch.cholesky_inverse(cholesky(M)))
-    return MultivariateNormal(loc, precision_matrix=M)
+    flipped = cholesky(M.flip(-2, -1)).flip(-2, -1).mT  # lower triangular, M = flippedᵀ flipped
+    identity = torch.eye(M.shape[-1], dtype=M.dtype, device=M.device).expand_as(M)
+    tril = torch.linalg.solve_triangular(flipped, identity, upper=False)  # M⁻¹ = tril trilᵀ
+    return MultivariateNormal(affine(affine(b, tril.mT), tril), scale_tril=tril)
 
 
 def degrees_of_freedom(data_dim: int, latent_dim: int, num_noise: int) -> int:
