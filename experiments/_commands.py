@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import _report as report
+from experiments._identified_report import identified_tables, record_identified
 from experiments._options import CLASSES, Option, collect, of, summary_of
 from experiments._parser import Line, UsageError, build, canonical, merge, parse, validate
 from experiments.runs import Outcome, Spec, read_config, run
@@ -17,7 +18,7 @@ from zoo import store
 from zoo.registry import names, resolve
 
 AXES = ("model", "family", "inference", "objective", "global_family")
-WITH_RESUME = ("steps", "epochs", "device", "progress", "infer_steps", "eval_particles")
+WITH_RESUME = ("steps", "epochs", "device", "progress", "infer_steps", "eval_particles", "rotate")
 
 FIT_EXAMPLES = """examples:
   zoo fit ppca --data wine --family full_rank --steps 5000 --schedule cosine --out runs/wine
@@ -128,7 +129,9 @@ def _finish(outcome: Outcome, out: str | None) -> int:
     place = None if out is None else Path(out)
     if place is not None and outcome.result.metrics:
         report.loss_curve(outcome.result.metrics, outcome.spec.objective, place / "loss.png")
-    report.show(outcome.summary, place)
+    if place is not None:
+        record_identified(place, outcome)
+    report.show(outcome.summary, place, tables=identified_tables(outcome.identified))
     return 0
 
 

@@ -48,13 +48,23 @@ def write(
 ) -> None:
     """Writes ``name``.csv, ``name``.png and last ``name``.json, which vouches for the others."""
     place.mkdir(parents=True, exist_ok=True)
+    write_table(place / f"{name}.csv", rows)
+    write_picture(place / f"{name}.png", figure)
+    store.write_json(place / f"{name}.json", content)
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes a CSV file, whole or not at all."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)))
     writer.writeheader()
     writer.writerows(rows)
-    _replace(place / f"{name}.csv", text.getvalue().encode())
-    _replace(place / f"{name}.png", png(figure))
-    store.write_json(place / f"{name}.json", content)
+    _replace(path, text.getvalue().encode())
+
+
+def write_picture(path: Path, figure: Figure) -> None:
+    """Writes a PNG file, whole or not at all."""
+    _replace(path, png(figure))
 
 
 def png(figure: Figure) -> bytes:

@@ -14,8 +14,20 @@ from rich.table import Table
 ERROR_SHOWN = 5e-4  # nats
 
 
-def show(summary: Mapping[str, Any], out: Path | None, console: Console | None = None) -> None:
-    """Prints the figures of a run: bounds in nats per datapoint, with Monte-Carlo errors."""
+def show(
+    summary: Mapping[str, Any],
+    out: Path | None,
+    console: Console | None = None,
+    tables: Sequence[Table | str] = (),
+) -> None:
+    """Prints the figures of a run: bounds in nats per datapoint, with Monte-Carlo errors.
+
+    Args:
+        summary: what ``summary.json`` holds.
+        out: the folder of the run.
+        console: where to print.
+        tables: what to print besides.
+    """
     console = console or Console()
     words = [summary["family"], summary["inference"], summary["objective"]]
     if not summary["latents"]["local"]:  # nothing for a family to act on
@@ -48,6 +60,8 @@ def show(summary: Mapping[str, Any], out: Path | None, console: Console | None =
             gap(figures),
         )
     console.print(table)
+    for part in tables:
+        console.print(part, highlight=False)
     for line in remarks(summary):
         console.print(line, highlight=False)
     if out is None:

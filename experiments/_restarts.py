@@ -56,12 +56,20 @@ def distance(model: Model, reference: Model) -> float | None:
 def loadings(model: Model) -> Tensor | None:
     """Identified loadings (D, d), where the model has them."""
     known: Any = getattr(model, "loadings", None)
-    return None if known is None else known().detach()
+    weight = getattr(model, "weight", None)
+    if known is None or (isinstance(weight, Tensor) and not identifiable(weight)):
+        return None
+    return known().detach()
+
+
+def identifiable(weight: Tensor) -> bool:
+    """Whether loadings are one matrix (D, d) with d <= D, which has an identified form."""
+    return weight.dim() == 2 and weight.shape[1] <= weight.shape[0]
 
 
 def rotation(model: Model, reference: Model) -> Tensor | None:
     """R (d, d) with z ↦ z R from the model's latents to the identified ones of the reference."""
-    target = loadings(reference)
-    if target is None:
+    target, weight = loadings(reference), getattr(model, "weight", None)
+    if target is None or not isinstance(weight, Tensor) or weight.shape != target.shape:
         return None
-    return identify.procrustes(model.weight.detach(), target)[1]  # type: ignore[arg-type]
+    return identify.procrustes(weight.detach(), target)[1]

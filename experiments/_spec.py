@@ -50,6 +50,8 @@ class Spec:
             early and keep the best weights; 0 keeps none out.
         eval_particles: K of the importance-weighted bounds that are reported.
         infer_steps: steps that fit a table's row to each test row.
+        rotate: how loadings are reported: none (orthogonal columns by falling variance) or
+            varimax. The fit is the same.
     """
 
     model: str
@@ -73,6 +75,7 @@ class Spec:
     held_out_fraction: float = 0.0
     eval_particles: int = 1000
     infer_steps: int = 2000
+    rotate: Literal["none", "varimax"] = "none"
 
     @classmethod
     def from_dict(cls, content: Any) -> Spec:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 
 from experiments._spec import Spec, complete, read_config, write_config
 from experiments._summary import summarize
+from experiments.identified import Components, Loadings, identified
 from guides.guide import Guide
 from zoo import store
 from zoo.context import seeded
@@ -52,6 +53,7 @@ class Outcome:
         train, test: figures of every row; ``test`` is None where there are no test rows.
         summary: what ``summary.json`` holds.
         test_guide: the guide that the test rows were judged with.
+        identified: loadings and components, as far as the model has them.
     """
 
     spec: Spec
@@ -63,6 +65,7 @@ class Outcome:
     test: Evaluation | None
     summary: dict[str, Any]
     test_guide: Guide | None = None
+    identified: dict[str, Loadings | Components] = field(default_factory=dict)
 
 
 def split_of(spec: Spec) -> Split:
@@ -181,7 +184,9 @@ def run(
         **given,
     )
     train, test, test_guide = judge(spec, model, guide, split)
+    learned = identified(model, guide, split.train, spec.rotate)
     summary = summarize(spec, result, split, train, test, test_guide, notes)
+    summary |= {name: part.as_dict() for name, part in learned.items()}
     if place is not None:
         if not (place / "run.json").exists():  # nothing was trained, and yet it is a run
             store.begin(place, result, split.train, resumed=False)
@@ -194,7 +199,7 @@ def run(
                 },
             )
         store.write_json(place / "summary.json", summary)
-    return Outcome(spec, result, model, guide, split, train, test, summary, test_guide)
+    return Outcome(spec, result, model, guide, split, train, test, summary, test_guide, learned)
 
 
 def settled(spec: Spec, model: Model) -> tuple[Spec, list[str]]:

@@ -128,7 +128,13 @@ class TestFit:
         assert "ppca on iris: mean_field, amortized, elbo" in text and str(out)[-20:] in text
         names = {path.name for path in out.iterdir()}
         expected = "run.json config.yaml weights.safetensors state.safetensors metrics.jsonl"
-        assert names == {*expected.split(), "summary.json", "loss.png"}
+        assert names == {
+            *expected.split(),
+            "summary.json",
+            "loss.png",
+            "loadings.csv",
+            "loadings.png",
+        }
         found = summary(out)
         words = "model family inference objective num_particles data seed device steps seconds"
         assert found.keys() >= {*words.split(), "versions", "num_train", "num_test"}
@@ -522,3 +528,53 @@ class TestParser:
     def test_types_in_words(self) -> None:
         assert type_name(bool | None) == "bool or nothing"
         assert type_name(float) == "float"
+
+
+class TestIdentified:
+    """What a fit reports of the parameters that the likelihood leaves free."""
+
+    def test_loadings_by_falling_variance_or_by_varimax(self, zoo: Zoo, tmp_path: Path) -> None:
+        plain, turned = tmp_path / "plain", tmp_path / "turned"
+        words = ["fit", "ppca", *IRIS, *QUICK, "--out"]
+        text = zoo(*words, str(plain))
+        assert "loadings: orthogonal columns" in text and "sepal length (cm)" in text
+        assert "rotated by varimax" in zoo(*words, str(turned), "--rotate", "varimax")
+        W, R = (np.genfromtxt(p / "loadings.csv", delimiter=",")[1:, 1:] for p in (plain, turned))
+        assert abs(W[:, 0] @ W[:, 1]) < 1e-5
+        assert (W**2).sum(0).tolist() == pytest.approx(
+            sorted((W**2).sum(0), reverse=True), rel=1e-6
+        )
+        np.testing.assert_allclose(W @ W.T, R @ R.T, atol=1e-5)
+        assert abs(W - R).max() > 1e-3
+        assert summary(turned)["loadings"]["rotate"] == "varimax"
+        assert summary(plain)["train"] == summary(turned)["train"]
+        assert (turned / "loadings.png").stat().st_size > 1000
+        zoo("fit", "--resume", str(turned), "--rotate", "none")  # an ended fit, reported anew
+        again = np.genfromtxt(turned / "loadings.csv", delimiter=",")[1:, 1:]
+        assert again == pytest.approx(W, abs=1e-6)
+
+    @pytest.mark.parametrize("model", sorted(registry.names("models")))
+    def test_every_model_reports_what_it_learned(
+        self, model: str, zoo: Zoo, tmp_path: Path
+    ) -> None:
+        data = IRIS
+        if model == "poisson_ppca":
+            counts = np.random.default_rng(0).poisson(3.0, (60, 4))
+            np.save(tmp_path / "counts.npy", counts)
+            data = ["--data", str(tmp_path / "counts.npy")]
+        out = tmp_path / "run"
+        zoo("fit", model, *data, *QUICK, "--out", str(out))
+        content = summary(out)
+        assert "loadings" in content or "components" in content
+        if "components" in content:
+            weights = content["components"]["weights"]
+            assert weights == sorted(weights, reverse=True)
+            assert sum(weights) == pytest.approx(1.0, abs=1e-5)
+            assert (out / "components.csv").exists() and (out / "components.png").exists()
+
+    def test_more_dimensions_than_features_have_no_identified_form(
+        self, zoo: Zoo, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "run"
+        zoo("fit", "ppca", *IRIS, *QUICK, "--model.latent_dim", "6", "--out", str(out))
+        assert "loadings" not in summary(out) and not (out / "loadings.csv").exists()

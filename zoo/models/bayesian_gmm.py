@@ -1,6 +1,7 @@
 """Bayesian Gaussian mixture."""
 
 import math
+from collections.abc import Mapping
 from typing import Self
 
 import pyro
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from zoo.data import Dataset
 from zoo.model import Model
+from zoo.models._mixture import Components
 from zoo.models._parts import check_option, check_positive, check_size, iris
 from zoo.nets import select
 
@@ -92,6 +94,23 @@ class BayesianGMM(Model):
                 return pyro.sample("x", dist.Normal(loc, scale).to_event(1))
             tril = scale.unsqueeze(-1) * select(factor, y, event_dim=2)
             return pyro.sample("x", dist.MultivariateNormal(loc, scale_tril=tril))
+
+    def posterior_components(self, samples: Mapping[str, Tensor]) -> Components:
+        """Posterior means of π, μ and Σ by falling weight, from draws of the global latents.
+
+        The draws are those of one mode, as guides with a single one give them.
+
+        Args:
+            samples: `weights` (S, C), `locs` (S, C, D), `scales` (S, C, D) and, with full
+                covariance, `correlation` (S, C, D, D).
+        """
+        weights, locs = samples["weights"].mean(0), samples["locs"].mean(0)
+        tril = torch.diag_embed(samples["scales"])
+        if self.covariance == "full":
+            tril = tril @ samples["correlation"]
+        order = weights.argsort(descending=True)
+        covariances = (tril @ tril.mT).mean(0)
+        return Components(weights[order], locs[order], covariances[order])
 
     @classmethod
     def example(cls) -> tuple[Self, Dataset]:

@@ -1,11 +1,13 @@
 """Bayesian principal component analysis with automatic relevance determination."""
 
+from collections.abc import Mapping
 from typing import Self
 
 import pyro
 import pyro.distributions as dist
 from torch import Tensor
 
+from zoo import identify
 from zoo.data import Dataset
 from zoo.model import Model
 from zoo.models._parts import check_size, iris
@@ -75,6 +77,12 @@ class BayesianPPCA(Model):
             z = pyro.sample("z", dist.Normal(0.0, 1.0).expand_by([d]).to_event(1))
             loc = affine(z, W) + mu
             return pyro.sample("x", dist.Normal(loc, sigma.unsqueeze(-1)).to_event(1))
+
+    def posterior_loadings(
+        self, samples: Mapping[str, Tensor], rotate: str | None = None
+    ) -> Tensor:
+        """The posterior mean of W (D, d), identified, from draws of "weight" (S, D, d)."""
+        return identify.loadings(samples["weight"].mean(0), rotate)
 
     @classmethod
     def example(cls) -> tuple[Self, Dataset]:

@@ -8,6 +8,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from zoo import identify
 from zoo.data import Dataset
 from zoo.model import Model
 from zoo.models import _linear_gaussian as linear_gaussian
@@ -92,6 +93,11 @@ class MixtureOfFactorAnalyzers(Mixture, Model):
         """Free parameters, net of rotation: C − 1 + C (2 D + D d − d(d−1)/2), if there is room."""
         C, D, d = self.weight.shape
         return C - 1 + C * (D + linear_gaussian.degrees_of_freedom(D, d, D))
+
+    def loadings(self, rotate: str | None = None) -> Tensor:
+        """W_c (C, D, d) by falling weight, each identified, or rotated by rotate="varimax"."""
+        order = self.logits.argsort(descending=True)
+        return torch.stack([identify.loadings(W, rotate) for W in self.weight[order]])
 
     def log_joint(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
         """log p(x, y = c), (B, C), of x (B, D); observed (B, D) bool marks the entries present."""
