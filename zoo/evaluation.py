@@ -160,12 +160,13 @@ def _rows(weights: LogWeights, predictive: bool) -> list[tuple[Tensor, Tensor]]:
     """For ELBO and IWAE: (S, B) values, each row with its share of g, and (S, B) variances."""
     h = weights.marginal
     ratio = (h - h.max(-2, keepdim=True).values).exp()  # relative weights, for the delta method
-    spread = [h.var(-2), ratio.var(-2) / ratio.mean(-2).square()]
-    if weights.log_q_enum is not None:
-        square = weights.log_q_enum.exp().unsqueeze(1).square()  # (C, 1, B)
-        spread = [(square * s).sum(0) for s in spread]
+    terms = [h, ratio / ratio.mean(-2, keepdim=True)]  # what each particle adds to either bound
+    if weights.log_q_enum is not None:  # states may share a particle's draws, so they are summed
+        share = weights.log_q_enum.exp()[:, None, None]  # (C, 1, 1, B)
+        terms = [(share * term).sum(0) for term in terms]
     value = weights.bound if predictive else weights.per_row
-    return [(value(r), s / h.shape[-2]) for r, s in zip((mean, log_mean_exp), spread, strict=True)]
+    reduces = (mean, log_mean_exp)
+    return [(value(r), t.var(-2) / h.shape[-2]) for r, t in zip(reduces, terms, strict=True)]
 
 
 def _gather(parts: list[Any], which: int, outer: int) -> Estimate:
