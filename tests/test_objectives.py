@@ -17,7 +17,7 @@ from zoo.data import Batch, Dataset
 from zoo.model import Model, observe, rows
 from zoo.models.gmm import GMM
 from zoo.models.ppca import PPCA
-from zoo.objectives.bounds import elbo, iwae, mle, renyi
+from zoo.objectives.bounds import elbo, iwae, mle, renyi, renyi_mean
 from zoo.registry import names, resolve
 from zoo.weights import log_weights
 
@@ -161,6 +161,14 @@ def test_bounds_are_ordered() -> None:
     assert losses[1] == pytest.approx(-float(each[2].mean()))
     assert losses[4] == pytest.approx(-float(each[0].mean()))
     assert losses[3] == pytest.approx(losses[4], abs=2e-2)
+
+
+@pytest.mark.parametrize("alpha", [1 - 1e-4, 1 - 1e-6, 1 + 1e-6])
+def test_renyi_near_one_is_nearly_the_elbo_in_float32(alpha: float) -> None:
+    h = torch.randn(1, 50, 20, dtype=torch.float32) - 100
+    bound = renyi_mean(alpha)(h)
+    assert bound.dtype == torch.float32
+    torch.testing.assert_close(bound, h.mean(-2), atol=5e-4, rtol=0.0)
 
 
 def test_losses_are_per_datapoint() -> None:

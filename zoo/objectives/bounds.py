@@ -167,7 +167,8 @@ def renyi_mean(alpha: float) -> Callable[[Tensor], Tensor]:
         raise ValueError(f"α must be finite, got {alpha}")
     if alpha == 1:
         return mean
-    return lambda h: log_mean_exp((1 - alpha) * h) / (1 - alpha)
+    power = 1 - alpha  # near 0 the quotient loses digits, hence float64
+    return lambda h: (log_mean_exp(power * h.double()) / power).to(h.dtype)
 
 
 def cubo(weights: LogWeights) -> Tensor:
