@@ -28,7 +28,7 @@ __all__ = ["renyi_elbo", "trace_elbo", "trace_mean_field_elbo", "traceenum_elbo"
 
 Guide = Callable[[Batch], Any]
 _REFUSED = ("ReweightedWakeSleep", "TraceTailAdaptive_ELBO", "EnergyDistance", "Trace_MMD")
-_checked: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
+_checked: WeakKeyDictionary[Model, WeakKeyDictionary[Any, set[Any]]] = WeakKeyDictionary()
 
 
 def trace_elbo(model: Model, guide: Guide, batch: Batch, *, num_particles: int = 1) -> Tensor:
@@ -139,16 +139,27 @@ class stock:
         enum = isinstance(self.loss, infer.TraceEnum_ELBO)
         return infer.config_enumerate(p) if enum else p
 
+    @property
+    def scores(self) -> bool:
+        """Whether the class has a score function for draws without a path."""
+        path_only = isinstance(self.loss, infer.TraceMeanField_ELBO)
+        return isinstance(self.loss, infer.Trace_ELBO | infer.TraceGraph_ELBO) and not path_only
+
     def check(self, model: Model, guide: Guide, batch: Batch) -> None:
-        """Refuses the pair where this class would be wrong for it (looked at once per guide)."""
+        """Refuses the pair where this class would be wrong for it.
+
+        Looked at once for each guide, model and set of names in the batch.
+        """
         kind, renyi = type(self.loss).__name__, isinstance(self.loss, infer.RenyiELBO)
         if renyi and batch.scale != 1:
             raise ValueError(
                 "RenyiELBO puts N/B inside its log-sum-exp, which is no bound on a minibatch; use "
                 "the objective renyi, or the whole data set as the batch"
             )
-        done = _checked.setdefault(guide, set()) if isinstance(guide, nn.Module) else set()
-        if kind in done:
+        pairs = _checked.setdefault(model, WeakKeyDictionary())
+        done = pairs.setdefault(guide, set()) if isinstance(guide, nn.Module) else set()
+        case = kind, *batch.values, *batch.observed
+        if case in done:
             return
         with poutine.block(), torch.no_grad(), seeded(0, model.device):
             with Record() as q:
@@ -157,14 +168,18 @@ class stock:
                 observe(model)(batch)
         latent = {n: s for n, s in p.sites.items() if not s["is_observed"]}
         discrete = [n for n, s in latent.items() if s["fn"].support.is_discrete]
-        outside = [n for n, s in (latent | q.sites).items() if not in_plate(s, model.plate)]
+        if lost := [n for n in latent if n not in q.sites and n not in discrete]:
+            raise ValueError(f"the guide does not sample {lost}, and {kind} would not say so")
+        if self.scores:
+            discrete = [n for n in discrete if n not in q.sites]
+        outside = [n for n, s in (p.sites | q.sites).items() if not in_plate(s, model.plate)]
         if discrete and not isinstance(self.loss, infer.TraceEnum_ELBO):
             better = "renyi" if renyi else "elbo or traceenum_elbo"
             raise ValueError(f"{kind} cannot sum out the discrete latents {discrete}; use {better}")
         if renyi and outside:
             raise ValueError(
-                f"RenyiELBO takes one weight over all datapoints where latents such as {outside} "
-                "stand outside the data plate, which is no bound; use the objective renyi"
+                f"RenyiELBO takes one weight over all datapoints where sites such as {outside} "
+                "stand outside the data plate, which is another objective; use the objective renyi"
             )
         if isinstance(self.loss, infer.TraceMeanField_ELBO):
             shared = [n for n in q.sites if n in latent]
@@ -174,7 +189,7 @@ class stock:
                     f"TraceMeanField_ELBO drops the Jacobian of {moved or shared}, or needs them "
                     "in the model's order; use elbo"
                 )
-        done.add(kind)
+        done.add(case)
 
 
 def _jacobian(site: Any) -> bool:
