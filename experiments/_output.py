@@ -39,6 +39,40 @@ def claim(out: str | Path, name: str, overwrite: bool) -> Path:
     return place
 
 
+def claim_run(place: Path) -> None:
+    """Refuses a folder for a run that holds something already, or cannot be made.
+
+    Raises:
+        ValueError: a file, another run, a folder with something else in it, or no permission.
+    """
+    if place.exists() and not place.is_dir():
+        raise ValueError(f"{place} is a file; give a folder for the run")
+    there = sorted(p.name for p in place.iterdir()) if place.exists() else []
+    if "run.json" in there:
+        raise ValueError(f"{place} already holds a run; go on with --resume, or give another --out")
+    others = [name for name in there if name != "config.yaml" and not name.startswith(".")]
+    if others:
+        raise ValueError(
+            f"{place} holds something else ({', '.join(others[:3])}); give a new folder, or an "
+            "empty one"
+        )
+    make(place)
+
+
+def make(place: Path) -> None:
+    """Makes a folder.
+
+    Raises:
+        ValueError: it cannot be made or written to.
+    """
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"the folder {place} cannot be made: {error.strerror}") from None
+    if not os.access(place, os.W_OK):
+        raise ValueError(f"the folder {place} cannot be written to")
+
+
 def write(
     place: Path,
     name: str,

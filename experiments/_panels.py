@@ -48,7 +48,7 @@ def cloud_map(axes: Any, view: Shown, comparison: Comparison) -> None:
     name = comparison.reference.label
     axes.set_aspect("equal", adjustable="datalim")
     axes.set_title(
-        f"{len(cloud)} {comparison.side} rows: posterior means ({name})", loc="left", fontsize=10
+        f"{len(cloud)} {comparison.side} rows: posterior means\n({name})", loc="left", fontsize=10
     )
     first, second = _axis_names(view)
     axes.set_xlabel(f"{first} (prior sd 1)")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
-import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import jsonargparse
 
 from experiments._options import Option
+from experiments._types import expected, type_name
 from zoo.registry import unknown
 
 BOOLEANS = ("true", "false", "yes", "no")
@@ -147,7 +146,7 @@ def parse(
             parsed = parser.parse_args([f"{option.flag}={text}"], defaults=False)
         except (argparse.ArgumentError, TypeError, ValueError):
             raise UsageError(
-                f"{option.flag}: expected {type_name(option.type)}, got {value!r}"
+                f"{option.flag}: expected {expected(option.type)}, got {value!r}"
             ) from None
         merge(result, plain(parsed))
     return result
@@ -174,14 +173,17 @@ def validate(
         try:
             merge(result, plain(parser.parse_object(nested, defaults=False)))
         except (argparse.ArgumentError, TypeError, ValueError):
-            expected = type_name(by_dest[dest].type)
-            raise UsageError(f"{dest}: expected {expected}, got {value!r}") from None
+            raise UsageError(
+                f"{dest}: expected {expected(by_dest[dest].type)}, got {value!r}"
+            ) from None
     return result
 
 
 def _leaves(content: Mapping[str, Any], sections: set[str]) -> Iterator[tuple[str, Any]]:
     """(dest, value) of every setting in a configuration."""
     for name, value in content.items():
+        if name.endswith("_options") and value == {}:  # of a class that takes none
+            continue
         if name in sections and isinstance(value, Mapping):
             yield from ((f"{name}.{key}", inner) for key, inner in value.items())
         else:
@@ -205,27 +207,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
     return value
-
-
-def type_name(kind: Any) -> str:
-    """A type in words.
-
-    Example:
-        >>> type_name(int | None), type_name(tuple[int, ...]), type_name(float)
-        ('int or nothing', 'ints, a,b', 'float')
-    """
-    if typing.get_origin(kind) in (tuple, list, Sequence):
-        return f"{' and '.join(type_name(k) for k in typing.get_args(kind) if k is not ...)}s, a,b"
-    if isinstance(kind, type) and not hasattr(kind, "__origin__"):
-        return kind.__name__
-    text = str(kind).replace("typing.", "").replace("NoneType", "None")
-    text = re.sub(r"(?:Literal)\[(.*?)\]", lambda m: m[1].replace(", ", " or "), text)
-    text = re.sub(r"(?:Optional)\[(.*)\]$", r"\1 | None", text)
-    return (
-        re.sub(r"Union\[(.*)\]", lambda m: m[1].replace(", ", " | "), text)
-        .replace(" | None", " or nothing")
-        .replace(" | ", " or ")
-    )
 
 
 def _unknown(flag: str, options: Sequence[Option]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import yaml
 
 from experiments._options import GLOBAL_START
@@ -89,11 +90,43 @@ class Spec:
         return cls(**content)
 
 
+def check(spec: Spec) -> None:
+    """Refuses numbers that mean nothing, before anything is built.
+
+    Raises:
+        ValueError: a setting outside its range.
+    """
+    least = {"infer_steps": 0, "eval_particles": 2, "held_out_fraction": 0}
+    for name, low in least.items():
+        if getattr(spec, name) < low:
+            raise ValueError(f"{name} counts from {low}, got {getattr(spec, name)}")
+    if spec.num_particles is not None and spec.num_particles < 1:
+        raise ValueError(f"num_particles counts from 1, got {spec.num_particles}")
+    if not -(2**62) < spec.seed < 2**62:
+        raise ValueError(f"a seed is a whole number of at most 62 bits, got {spec.seed}")
+    options = spec.fit_options
+    for name, low in {"batch_size": 1, "epochs": 0, "steps": 0, "checkpoint_every": 0}.items():
+        if (value := options.get(name)) is not None and value < low:
+            raise ValueError(f"{name} counts from {low}, got {value}")
+    if (clip := options.get("clip")) is not None and not clip > 0:
+        raise ValueError(f"clip is the longest gradient, above 0, got {clip}")
+    word, _, value = spec.objective.partition(":")
+    if word == "renyi" and value:
+        try:
+            float(value)
+        except ValueError:
+            raise ValueError(
+                f"renyi takes its α as a number, such as renyi:0.5, got {value!r}"
+            ) from None
+    try:
+        torch.device("cpu" if spec.device == "auto" else spec.device)
+    except RuntimeError:
+        raise ValueError(f"device is auto, cpu or cuda, got {spec.device!r}") from None
+
+
 def complete(spec: Spec) -> Spec:
     """The same run with every default written out, so that it can be repeated later."""
-    for part in ("held_out_fraction", "infer_steps"):
-        if getattr(spec, part) < 0:
-            raise ValueError(f"{part} counts from 0, got {getattr(spec, part)}")
+    check(spec)
     objective = resolve("objectives", spec.objective.partition(":")[0])
     taken = inspect.signature(objective).parameters
     particles = spec.num_particles

@@ -88,6 +88,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
+        if not os.environ.get("ZOO_DEBUG") and _out_of_memory(error):
+            print(
+                "zoo: there is not enough memory for this; try a smaller model, --batch-size or "
+                "--eval-particles",
+                file=sys.stderr,
+            )
+            return 2
         if os.environ.get("ZOO_DEBUG") or not _is_of_use(error):
             raise
         print(f"zoo: {' '.join(str(error).split())}", file=sys.stderr)
@@ -141,6 +148,15 @@ def _is_of_use(error: Exception) -> bool:
         return True
     loop = sys.modules.get("zoo.loop")
     return loop is not None and isinstance(error, loop.NonFiniteLossError)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether torch or Python could not get the memory that it asked for."""
+    text = str(error)
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and ("can't allocate memory" in text or "out of memory" in text)
+    )
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from experiments import _output
 from experiments._comparison import Comparison
 from experiments._grid import Cell, grid, specs_of
 from experiments._modes import check_source, free, mode_of, source_of
+from experiments._spec import check
 from experiments.figures import comparison_figure
 from experiments.runs import (
     Outcome,
@@ -140,6 +141,7 @@ def compare(
         eval_particles=eval_particles,
         infer_steps=infer_steps,
     )
+    check(base)
     split = split_of(base)
     if model_from is not None:
         check_source(model_from, split)

@@ -56,7 +56,7 @@ def comparison_figure(comparison: Comparison) -> Figure:
                 Line2D([], [], color=c, linestyle=d, linewidth=w, label=cell.label)
                 for cell, (c, d, w) in looks.items()
             ]
-            figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+            figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5))
         figure.suptitle(_title(comparison), fontsize=12, fontweight="bold")
         return figure
 
@@ -118,11 +118,13 @@ def _gaps(axes: Any, comparison: Comparison, looks: dict[Any, Any]) -> None:
                 fontsize=8,
                 color=colour if filled else LIGHT,
             )
-    axes.set_yticks(range(len(order)), [cell.label.replace(" / ", "\n") for cell in order])
+    names = [cell.label.replace(" / ", "\n") for cell in order]
+    axes.set_yticks(range(len(order)), names, fontsize=9 if len(order) <= 6 else 7)
     axes.set_ylim(len(order) - 0.5, -0.5)
     axes.margins(x=0.12)
     low, high = axes.get_xlim()
     axes.set_xlim(low, high + 0.35 * (high - low))  # room for the figures
+    axes.locator_params(axis="x", nbins=5)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="#E6E6E6")
@@ -135,7 +137,7 @@ def _gaps(axes: Any, comparison: Comparison, looks: dict[Any, Any]) -> None:
     error = "± 2 se" if comparison.seeds == 1 else f"± 2 sd of {comparison.seeds} seeds"
     marks = ", ".join(f"{mark} {side} rows" for mark, side in zip("●□", sides, strict=False))
     what = "Gap to the evidence" if known else "Bound on the evidence"
-    axes.set_title(f"{what}: {marks}, {error}", loc="left", fontsize=10)
+    axes.set_title(f"{what}\n{marks}, {error}", loc="left", fontsize=10)
 
 
 def selection_figure(selection: Selection) -> Figure:

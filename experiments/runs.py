@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from experiments._output import claim_run
 from experiments._spec import Spec, complete, read_config, write_config
 from experiments._summary import summarize
 from experiments.identified import Components, Loadings, identified
@@ -69,8 +70,15 @@ class Outcome:
 
 
 def split_of(spec: Spec) -> Split:
-    """The data of a run."""
-    return load_data(spec.data, **spec.data_options)
+    """The data of a run.
+
+    Raises:
+        ValueError: data that are not there, cannot be read or are not numbers.
+    """
+    try:
+        return load_data(spec.data, **spec.data_options)
+    except TypeError as error:
+        raise ValueError(f"{spec.data}: {error}") from None
 
 
 def hold_out(split: Split, fraction: float) -> tuple[Split, Dataset | None]:
@@ -157,8 +165,8 @@ def run(
     """
     spec = complete(spec)
     place = None if out is None else Path(out)
-    if place is not None and not resume and (place / "run.json").exists():
-        raise ValueError(f"{place} already holds a run; go on with --resume, or give another --out")
+    if place is not None and not resume:
+        claim_run(place)
     split, held_out = hold_out(split_of(spec) if split is None else split, spec.held_out_fraction)
     model = build_model(spec, split) if model is None else model
     model.to(pick_device(spec.device))

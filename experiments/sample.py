@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from experiments._output import make
 from experiments._pictures import image_grid, pair_plot
 from experiments._spec import CONFIG, read_config
 from experiments.runs import Spec, hold_out, split_of
@@ -84,12 +85,15 @@ def sample(
     }
     arrays = {name: value.cpu().numpy() for name, value in draws.items()}
     place = Path(out) if out is not None else path
-    place.mkdir(parents=True, exist_ok=True)
+    make(place)
     np.savez(place / "samples.npz", **arrays)
     print(f"{num_samples} new datapoints and {num_repeats} replicates of {len(rows)} rows")
     print(f"  {place / 'samples.npz'}")
     if SITE in new and SITE in replicates:
-        picture(data, rows, new[SITE].cpu(), replicates[SITE].cpu(), place / "samples.png")
+        units = split.record["transform"]
+        title = f"{spec.model} on {data.name}" + ("" if units == "none" else f", x {units}")
+        shown = new[SITE].cpu(), replicates[SITE].cpu()
+        picture(data, rows, *shown, place / "samples.png", title)
         print(f"  {place / 'samples.png'}")
     return arrays
 
@@ -122,7 +126,9 @@ def _loaded(path: Path, spec: Spec, data: Dataset) -> store.Run:
     return store.load(path)
 
 
-def picture(data: Dataset, rows: Tensor, new: Tensor, replicates: Tensor, path: Path) -> None:
+def picture(
+    data: Dataset, rows: Tensor, new: Tensor, replicates: Tensor, path: Path, title: str = ""
+) -> None:
     """A grid of images, or a pair plot of the columns that vary most.
 
     Args:
@@ -131,6 +137,7 @@ def picture(data: Dataset, rows: Tensor, new: Tensor, replicates: Tensor, path: 
         new: (M, D), draws from the model.
         replicates: (S, R, D), draws given the rows.
         path: of the picture.
+        title: what it shows.
     """
     given = data[SITE][rows].cpu()
     if data.image_shape is not None:
@@ -140,8 +147,8 @@ def picture(data: Dataset, rows: Tensor, new: Tensor, replicates: Tensor, path: 
             **{f"replicate {s + 1}": replicates[s, :count] for s in range(len(replicates))},
             "new": new[:count],
         }
-        image_grid(panels, data.image_shape, path)
+        image_grid(panels, data.image_shape, path, title)
     else:
         everything = {"data": data[SITE].cpu(), "new": new, "replicates": replicates.flatten(0, 1)}
         flat = {name: value.reshape(len(value), -1) for name, value in everything.items()}
-        pair_plot(flat, data.feature_names, path)
+        pair_plot(flat, data.feature_names, path, title)

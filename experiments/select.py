@@ -14,6 +14,7 @@ from rich.console import Console
 from experiments import _output
 from experiments._grid import options_for
 from experiments._selection import Candidate, Selection
+from experiments._spec import check
 from experiments.figures import selection_figure
 from experiments.runs import Spec, build_model, run, split_of
 from experiments.tables import selection_table, terminal
@@ -125,6 +126,7 @@ def select(
         eval_particles=eval_particles,
         infer_steps=infer_steps,
     )
+    check(base)
     split = split_of(base)
     section, name, values = parse_sweep(sweep or default_sweep(model, split))
     if section == "model":
@@ -186,7 +188,10 @@ def parse_sweep(text: str) -> tuple[str, str, list[Any]]:
     words = [word.strip() for word in listed.split(",")]
     if not all(words) or len(set(words)) < len(words):
         raise ValueError(f"the values of a sweep are different words, got {listed!r}")
-    return section, name, [yaml.safe_load(word) for word in words]
+    values = [yaml.safe_load(word) for word in words]
+    if len({isinstance(value, str) for value in values}) > 1:
+        raise ValueError(f"the values of a sweep are numbers or words, not both; got {listed!r}")
+    return section, name, values
 
 
 def with_setting(spec: Spec, section: str, name: str, value: Any) -> Spec:

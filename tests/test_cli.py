@@ -414,10 +414,13 @@ class TestErrors:
             ("fit ppca --model.num_components 3", "there are --model.latent_dim, --model.init"),
             ("fit ppca --steps", "--steps needs a value"),
             ("fit ppca --steps --lr 1", "--steps needs a value"),
-            ("fit ppca --lr x", "--lr: expected float, got 'x'"),
-            ("fit ppca --steps 1.5", "--steps: expected int or nothing, got '1.5'"),
-            ("fit ppca --standardize maybe", "--standardize: expected bool or 'train' or nothing"),
-            ("fit ppca --freeze both", "--freeze: expected 'model' or 'guide' or nothing"),
+            ("fit ppca --lr x", "--lr: expected a finite number, got 'x'"),
+            ("fit ppca --steps 1.5", "--steps: expected a whole number, got '1.5'"),
+            (
+                "fit ppca --standardize maybe",
+                "--standardize: expected true, false or 'train', got 'maybe'",
+            ),
+            ("fit ppca --freeze both", "--freeze: expected 'model' or 'guide', got 'both'"),
             ("fit ppca --optimizer lbfgs", "--optimizer: expected 'adam' or"),
             ("fit ppca --inference.hidden 3,x", "--inference.hidden: expected ints"),
             ("fit ppca --steps 1 --epochs 1", "steps or epochs, not both"),
@@ -427,8 +430,21 @@ class TestErrors:
             ("fit gmm --family exact --objective renyi_elbo --data iris", "renyi"),
             ("fit bayesian_ppca --family exact --data iris", "does not know its posterior"),
             ("fit --config none.yaml", "none.yaml does not exist"),
+            ("fit ppca --device gpu", "device is auto, cpu or cuda, got 'gpu'"),
+            ("fit ppca --seed 99999999999999999999", "at most 62 bits"),
+            ("fit ppca --batch-size 0", "batch_size counts from 1, got 0"),
+            ("fit ppca --num-particles 0", "num_particles counts from 1, got 0"),
+            ("fit ppca --eval-particles 1", "eval_particles counts from 2, got 1"),
+            ("fit ppca --steps -1", "steps counts from 0, got -1"),
+            ("fit ppca --checkpoint-every -1", "checkpoint_every counts from 0"),
+            ("fit ppca --clip 0", "above 0, got 0.0"),
+            ("fit ppca --objective renyi:x", "renyi:0.5, got 'x'"),
+            ("fit ppca --rotate promax", "--rotate: expected 'none' or 'varimax', got 'promax'"),
+            ("fit ppca --out /dev/null/run", "cannot be made"),
+            ("compare ppca --num-particles 0", "num_particles counts from 1, got 0"),
+            ("select ppca --data iris --sweep model.latent_dim=1,x", "numbers or words, not both"),
             ("compare", "which model?"),
-            ("compare ppca --seed x", "--seed: expected int"),
+            ("compare ppca --seed x", "--seed: expected a whole number, got 'x'"),
         ],
     )
     def test_one_line_and_code_2(
@@ -446,12 +462,37 @@ class TestErrors:
         assert "already holds a run" in error_of(capsys, *words, "--seed", "1")
         assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
+    def test_a_folder_with_something_else_is_left_alone(
+        self, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        (tmp_path / "summary.json").write_text("mine")
+        words = ["fit", "ppca", *IRIS, *QUICK, "--out", str(tmp_path)]
+        assert "holds something else (summary.json)" in error_of(capsys, *words)
+        assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
+
+    def test_arrays_that_are_no_numbers(
+        self, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        np.savez(tmp_path / "words.npz", x=np.array([["a", "b"], ["c", "d"]]))
+        words = ["fit", "ppca", "--data", str(tmp_path / "words.npz")]
+        assert "real numbers" in error_of(capsys, *words)
+
+    def test_too_little_memory(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def greedy(_: Any) -> int:
+            torch.empty(2**60)
+            return 0
+
+        monkeypatch.setattr(cli, "_dispatch", greedy)
+        assert "not enough memory" in error_of(capsys, "fit", "ppca")
+
     @pytest.mark.parametrize(
         "content, words",
         [
             ("model: ppca\nfamly: exact", "no setting 'famly'. Did you mean 'family'"),
             ("model: ppca\nfit_options: {lrr: 1}", "no setting 'fit_options.lrr'"),
-            ("model: ppca\nseed: one", "seed: expected int, got 'one'"),
+            ("model: ppca\nseed: one", "seed: expected a whole number, got 'one'"),
             ("model: [", "cannot be read"),
             ("just words", "expected a mapping of settings"),
             ("data: iris", "which model?"),
@@ -528,6 +569,20 @@ class TestParser:
     def test_types_in_words(self) -> None:
         assert type_name(bool | None) == "bool or nothing"
         assert type_name(float) == "float"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--family", "exact"], ["--inference", "per_datapoint"], ["--inference", "semi_amortized"]],
+    ids=" ".join,
+)
+def test_a_configuration_repeats_a_run(words: list[str], zoo: Zoo, tmp_path: Path) -> None:
+    """Also where a family or an inference has no options of its own."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    zoo("fit", "ppca", *IRIS, *QUICK, *words, "--out", str(one))
+    zoo("fit", "--config", str(one / "config.yaml"), "--out", str(two))
+    for side in ("train", "test"):
+        assert summary(one)[side] == summary(two)[side]
 
 
 class TestIdentified:
