@@ -13,7 +13,7 @@ from experiments import _report as report
 from experiments._identified_report import identified_tables, record_identified
 from experiments._options import CLASSES, Option, collect, of, summary_of
 from experiments._parser import Line, UsageError, build, canonical, merge, parse, validate
-from experiments.runs import Outcome, Spec, read_config, run
+from experiments.runs import Outcome, Spec, complete, read_config, run
 from zoo import store
 from zoo.registry import names, resolve
 
@@ -107,6 +107,11 @@ def _resume(line: Line, more: Sequence[Option]) -> tuple[Outcome, str]:
         )
     store.read_spec(Path(place))
     before = Spec.from_dict(read_config(place))
+    if lost := sorted(set(complete(before).fit_options) - set(before.fit_options)):
+        raise UsageError(
+            f"{place}/config.yaml is damaged: it lacks {', '.join(lost)} of the run; without them "
+            f"it cannot be resumed, but --model-from {place} starts from its model"
+        )
     options = collect(Spec, {}, skip=["model"])
     given = parse(build("zoo fit", "", "", "", options), options, line)
     length = given.pop("fit_options", {})

@@ -87,6 +87,11 @@ class Spec:
         for name in content:
             if name not in known:
                 raise unknown("setting", name, known)
+            hint = cls.__dataclass_fields__[name].type
+            kind = dict if name.endswith("_options") else str if hint == "str" else object
+            if not isinstance(content[name], kind):
+                what = "a mapping of settings" if kind is dict else "a word"
+                raise ValueError(f"{name}: expected {what}, got {content[name]!r}")
         return cls(**content)
 
 

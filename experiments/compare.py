@@ -187,7 +187,7 @@ def compare(
             number = f", seed {spec.seed}" if seeds > 1 and not once else ""
             say(cell.label + number, time.perf_counter() - clock)
     result = Comparison(model, mode, source, split, outcomes)
-    console.print(comparison_table(result))
+    console.print(comparison_table(result, console.width))
     for line in result.remarks():
         console.print(line, highlight=False)
     if place is None:

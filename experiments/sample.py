@@ -66,6 +66,7 @@ def sample(
     store.read_spec(path)
     spec = Spec.from_dict(read_config(path / CONFIG))
     split, _ = hold_out(split_of(spec), spec.held_out_fraction)
+    _same_shapes(path, split.train)
     loaded = _loaded(path, spec, split.train)
     model, guide, data = loaded.model, loaded.guide, split.train
     where = pick_device(device)
@@ -116,6 +117,18 @@ def _new(
             model.run(Batch(values, index, len(index)))
         parts.append({k: v["value"] for k, v in record.sites.items() if k not in held})
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _same_shapes(path: Path, data: Dataset) -> None:
+    """Refuses data of other columns than those that the run was fitted to."""
+    values = store.read_spec(path)["data"]["values"]
+    then = {name: tuple(value["shape"]) for name, value in values.items()}
+    now = {name: tuple(data.event_shape(name)) for name in data.names}
+    if then != now:
+        raise ValueError(
+            f"{path} was fitted to rows of shapes {then}, but {data.name}, which its {CONFIG} "
+            f"names, has {now}; the file of data or the configuration has changed since"
+        )
 
 
 def _loaded(path: Path, spec: Spec, data: Dataset) -> store.Run:

@@ -142,7 +142,7 @@ def select(
         what = f"{name} = {value}"
         console.print(f"  {what:<30} {time.perf_counter() - clock:6.1f} s", highlight=False)
     result = Selection(model, f"{section}.{name}", split, candidates)
-    console.print(selection_table(result))
+    console.print(selection_table(result, console.width))
     if place is None:
         console.print("Nothing was written; --out DIR keeps table and picture.", highlight=False)
     else:

@@ -44,81 +44,127 @@ def number(value: tuple[float, float] | None, digits: int = 4) -> str:
     return f"{round(mean, digits) + 0.0:.{digits}f}"
 
 
-def comparison_table(comparison: Comparison) -> Table:
-    """A row a guide, the best first; nats per datapoint."""
+def comparison_table(comparison: Comparison, width: int = 160) -> Table:
+    """A row a guide, the best first; nats per datapoint.
+
+    Args:
+        comparison: with at least one guide.
+        width: of the terminal; what finds no room is left out, and the table says so.
+    """
     split, both = comparison.split, comparison.split.test is not None
     particles = next(iter(comparison.outcomes.values()))[0].train.num_particles
-    table = Table(
-        title=f"{comparison.model} on {split.train.name}, {comparison.mode} "
-        f"({MODES[comparison.mode]})",
-        title_justify="left",
-    )
     sides = ("train", "test") if both else ("train",)
-    table.add_column("guide")
-    for side in sides:
-        table.add_column(f"ELBO {side}", justify="right")
-    table.add_column(f"IWAE-{particles} {sides[-1]}", justify="right")
-    if comparison.known:
-        if comparison.mode == "joint":
-            table.add_column(f"log p(x) {sides[-1]}", justify="right")
-        for side in sides:
-            table.add_column(f"gap {side}", justify="right")
-    table.add_column("seconds", justify="right")
-    table.add_column("parameters", justify="right")
+    judged, joint = sides[-1], comparison.mode == "joint"
+    spare = ["parameters", "seconds", f"IWAE-{particles} {judged}", "gap train", "ELBO train"]
+    rows = []
     for guide in comparison.ranked:
-        row = [guide.label, *(number(comparison.figure(guide, side, "elbo")) for side in sides)]
-        row.append(number(comparison.figure(guide, sides[-1], "iwae")))
+        row = {"guide": guide.label}
+        row |= {f"ELBO {s}": number(comparison.figure(guide, s, "elbo")) for s in sides}
+        row[f"IWAE-{particles} {judged}"] = number(comparison.figure(guide, judged, "iwae"))
         if comparison.known:
-            if comparison.mode == "joint":
-                row.append(number(comparison.figure(guide, sides[-1], "exact")))
-            row += [number(comparison.gap(guide, side)) for side in sides]
+            if joint:
+                row[f"log p(x) {judged}"] = number(comparison.figure(guide, judged, "exact"))
+            row |= {f"gap {s}": number(comparison.gap(guide, s)) for s in sides}
         runs = comparison.outcomes[guide]
         counts = runs[0].summary["num_parameters"]
-        count = counts["guide"] + (counts["model"] if comparison.mode == "joint" else 0)
-        row += [f"{sum(o.result.seconds for o in runs) / len(runs):.1f}", f"{count:,}"]
-        table.add_row(*row, style="bold" if guide == comparison.ranked[0] else None)
-    return table
+        count = counts["guide"] + (counts["model"] if joint else 0)
+        row["seconds"] = f"{sum(o.result.seconds for o in runs) / len(runs):.1f}"
+        row["parameters"] = f"{count:,}"
+        rows.append(row)
+    title = (
+        f"{comparison.model} on {split.train.name}, {comparison.mode} ({MODES[comparison.mode]})"
+    )
+    return _fitted(rows, [0], title, "", [s for s in spare if s != f"ELBO {judged}"], width)
 
 
-def selection_table(selection: Selection) -> Table:
-    """A row a value; the best in bold, those within one standard error of it marked."""
+def selection_table(selection: Selection, width: int = 160) -> Table:
+    """A row a value; the best in bold, those within one standard error of it marked.
+
+    Args:
+        selection: with at least one value.
+        width: of the terminal; what finds no room is left out, and the table says so.
+    """
     figure = {"exact": "log p(x)", "iwae": "IWAE"}[selection.figure]
     side, judged = selection.side, selection.candidates
-    restarts = len(judged[0].outcomes)
-    table = Table(
-        title=f"{selection.model} on {selection.split.train.name}: {selection.setting}",
-        title_justify="left",
-        caption=f"nats per datapoint; best − this: paired on {side} rows ± the larger of its "
-        "standard errors (rows, Monte Carlo); ◆ best, ◇ within one standard error of it",
-        caption_justify="left",
-    )
-    table.add_column(selection.setting.partition(".")[2])
-    table.add_column("")
-    for rows in dict.fromkeys(("train", side)):
-        table.add_column(f"{figure} {rows}", justify="right")
-    table.add_column("best − this", justify="right")
+    restarts = f"train, {len(judged[0].outcomes)} restarts"
     known = [name for name in ("aic", "bic") if selection.lowest(name)]
-    if known:
-        table.add_column("free parameters", justify="right")
-    for name in known:
-        table.add_column(name.upper(), justify="right")
-    if restarts > 1:
-        table.add_column(f"train, {restarts} restarts", justify="right")
+    rows = []
     for c in judged:
         best = c is selection.winner
-        row = [str(c.value), "◆" if best else "◇" if selection.close(c) else ""]
-        for rows in dict.fromkeys(("train", side)):
-            found = selection.likelihood(c, rows)
-            row.append(number((found.mean, found.se)))
+        mark = "◆" if best else "◇" if selection.close(c) else ""
+        row = {selection.setting.partition(".")[2]: str(c.value), "": mark}
+        for part in dict.fromkeys(("train", side)):
+            found = selection.likelihood(c, part)
+            row[f"{figure} {part}"] = number((found.mean, found.se))
         difference = selection.difference(c)
-        row.append("" if best else number((difference.mean, difference.se)))
+        row["best − this"] = "" if best else number((difference.mean, difference.se))
         if known:
-            row.append(str(c.degrees_of_freedom))
+            row["free parameters"] = str(c.degrees_of_freedom)
         for name in known:
             mark = " ◆" if c is selection.lowest(name) else ""
-            row.append(f"{getattr(c, name):.1f}{mark}")
-        if restarts > 1:
+            row[name.upper()] = f"{getattr(c, name):.1f}{mark}"
+        if len(c.outcomes) > 1:
             heights = [estimate(o.train).mean for o in c.outcomes]
-            row.append(f"{min(heights):.4f} … {max(heights):.4f}")
-        table.add_row(*row, style="bold" if best else None)
+            row[restarts] = f"{min(heights):.4f} … {max(heights):.4f}"
+        rows.append(row)
+    caption = (
+        f"nats per datapoint; best − this: paired on {side} rows ± the larger of its standard "
+        "errors (rows, Monte Carlo); ◆ best, ◇ within one standard error of it"
+    )
+    title = f"{selection.model} on {selection.split.train.name}: {selection.setting}"
+    bold = [i for i, c in enumerate(judged) if c is selection.winner]
+    spare = [restarts, "free parameters"] + ([f"{figure} train"] if side == "test" else [])
+    return _fitted(rows, bold, title, caption, spare, width)
+
+
+def _fitted(
+    rows: list[dict[str, str]],
+    bold: list[int],
+    title: str,
+    caption: str,
+    spare: list[str],
+    width: int,
+) -> Table:
+    """A table no wider than the terminal, so that no figure in it is cut short.
+
+    Where there is too little room, names of guides are broken at their slashes, then columns that
+    can be spared are left out, the first of ``spare`` first.
+    """
+    names, left_out = list(rows[0]), []
+    broken = False
+
+    def needed() -> int:
+        """Columns of the terminal that the table takes."""
+        widths = [
+            max(
+                len(line)
+                for text in (head(name), *(row[name] for row in rows))
+                for line in text.split("\n")
+            )
+            for name in names
+        ]
+        return sum(widths) + 3 * len(names) + 1
+
+    def head(name: str) -> str:
+        return "\n".join(filter(None, name.rpartition(" ")[::2])) if broken else name
+
+    if needed() > width:
+        first, broken = names[0], True
+        rows = [{**row, first: row[first].replace(" / ", " /\n")} for row in rows]
+    for name in spare:
+        if needed() > width and name in names:
+            names.remove(name)
+            left_out.append(name)
+    if left_out:
+        caption = (caption + ". " if caption else "") + (
+            f"For want of room without {', '.join(left_out)}: --out keeps them, and a wider "
+            "terminal shows them"
+        )
+    table = Table(
+        title=title, title_justify="left", caption=caption or None, caption_justify="left"
+    )
+    for i, name in enumerate(names):
+        table.add_column(head(name), justify="right" if i and name else "left")
+    for i, row in enumerate(rows):
+        table.add_row(*(row[name] for name in names), style="bold" if i in bold else None)
     return table

@@ -572,6 +572,33 @@ class TestParser:
 
 
 @pytest.mark.parametrize(
+    "content, words",
+    [
+        ("model: ppca\ndata: iris\n", "config.yaml is damaged: it lacks"),
+        ("model: [1]\n", "model: expected a word, got [1]"),
+        ("model: ppca\nfit_options: 3\n", "fit_options: expected a mapping"),
+    ],
+)
+def test_a_damaged_configuration_is_not_resumed(
+    content: str, words: str, zoo: Zoo, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    zoo("fit", "ppca", *IRIS, *QUICK, "--out", str(out))
+    (out / "config.yaml").write_text(content)
+    assert words in error_of(capsys, "fit", "--resume", str(out))
+
+
+def test_samples_need_the_data_that_the_run_was_fitted_to(
+    zoo: Zoo, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    zoo("fit", "ppca", *IRIS, *QUICK, "--out", str(out))
+    config = out / "config.yaml"
+    config.write_text(config.read_text().replace("data: iris", "data: wine"))
+    assert "has changed since" in error_of(capsys, "sample", str(out))
+
+
+@pytest.mark.parametrize(
     "words",
     [["--family", "exact"], ["--inference", "per_datapoint"], ["--inference", "semi_amortized"]],
     ids=" ".join,

@@ -245,6 +245,17 @@ def test_trained_jointly_each_guide_has_a_model_of_its_own() -> None:
     assert all(d["se_mc"] > 0 for d in result.differences)
 
 
+@pytest.mark.parametrize("width", [80, 120, 160])
+def test_a_narrow_terminal_cuts_no_figure_short(width: int) -> None:
+    result = compare("ppca", "iris", "mean_field", "per_datapoint", on="joint", **QUICK)
+    text = Console(width=width)
+    with text.capture() as captured:
+        text.print(comparison_table(result, width))
+    assert "…" not in captured.get()
+    assert number(result.figure(result.ranked[0], "test", "elbo")) in captured.get()
+    assert ("For want of room" in captured.get()) == (width < 160)
+
+
 def test_without_exact_the_default_is_joint_and_fixed_needs_a_model() -> None:
     options = {"data_options": {"standardize": False}, "fit_options": {"batch_size": 20}}
     with pytest.raises(ValueError, match="--model-from"):
