@@ -105,6 +105,8 @@ def fit(
     if resume and out is None:
         raise ValueError("resume needs out=, the folder of the run to go on with")
     learning_rate(schedule, lr, 0, 1)
+    if min(1 if batch_size is None else batch_size, 1 if clip is None else clip) <= 0:
+        raise ValueError(f"batch_size and clip are positive, got {batch_size} and {clip}")
     rows = min(batch_size or len(data), len(data))
     per_epoch = -(-len(data) // rows)
     total = steps if steps is not None else epochs * per_epoch if epochs is not None else 1000
@@ -142,13 +144,16 @@ def pick_device(device: str) -> torch.device:
     """``auto`` is CUDA where there is one.
 
     Raises:
-        ValueError: CUDA where there is none.
+        ValueError: CUDA where there is none, or another word.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError("no CUDA device here; use device='auto' or 'cpu'")
-    return torch.device(device)
+    try:
+        return torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device is auto, cpu or cuda, got {device!r}") from None
 
 
 def bind_objective(

@@ -88,7 +88,7 @@ class MLP(nn.Sequential):
         activation: one of `ACTIVATIONS`.
 
     Raises:
-        ValueError: the activation is unknown.
+        ValueError: the activation is unknown, or a width is below 1.
 
     >>> MLP(4, (8, 8), 2)(torch.zeros(3, 5, 4)).shape
     torch.Size([3, 5, 2])
@@ -103,6 +103,8 @@ class MLP(nn.Sequential):
     ) -> None:
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}: {activation!r}")
+        if min(hidden, default=1) < 1:
+            raise ValueError(f"hidden holds widths of layers, from 1, got {tuple(hidden)}")
         widths = [in_features, *hidden]
         layers: list[nn.Module] = []
         for before, after in zip(widths, widths[1:], strict=False):

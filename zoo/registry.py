@@ -208,7 +208,8 @@ def _model_in_file(path: Path, wanted: str | None) -> type:
     if not own:
         raise ValueError(
             f"{path} defines no subclass of Model; write `class MyModel(zoo.Model)` with a "
-            "forward(self, n) that samples the joint"
+            "forward(self, n) that samples the joint (a plain Pyro function works from Python, by "
+            "zoo.plain)"
         )
     if len(own) > 1:
         choices = " or ".join(f"{path.name}:{name}" for name in own)
@@ -226,9 +227,10 @@ def _imported(path: Path) -> ModuleType:
         sys.modules[name] = module = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)
-        except BaseException:
+        except Exception as error:
             del sys.modules[name]
-            raise
+            what = type(error).__name__
+            raise ValueError(f"{path} cannot be imported: {what}: {error}") from error
     return sys.modules[name]
 
 

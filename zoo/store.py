@@ -76,10 +76,13 @@ def load(path: str | Path, *, model: Any = None, guide: Any = None) -> Run:
     path = Path(path)
     spec = read_spec(path)
     weights, _ = read_tensors(path / WEIGHTS)
-    model = _model(spec["model"], path) if model is None else as_model(model)
-    model.to(_dtype(spec["dtype"]))
-    if guide is None and spec["guide"] is not None:
-        guide = _guide(spec["guide"], model, _stub(spec["data"]), path)
+    try:
+        model = _model(spec["model"], path) if model is None else as_model(model)
+        model.to(_dtype(spec["dtype"]))
+        if guide is None and spec["guide"] is not None:
+            guide = _guide(spec["guide"], model, _stub(spec["data"]), path)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{path / 'run.json'} is damaged: {error!r}") from None
     for side, part in (("model", model), ("guide", guide)):
         if isinstance(part, nn.Module):
             start = f"{side}."
@@ -185,7 +188,8 @@ def read_spec(path: Path) -> dict[str, Any]:
         there = "is no run (it has no run.json)" if path.exists() else "does not exist"
         raise RunError(f"{path} {there}; give the folder that --out named")
     spec = read_json(path / "run.json")
-    if not isinstance(spec, dict) or "format" not in spec or "model" not in spec:
+    whole = isinstance(spec, dict) and {"model", "guide", "data", "dtype"} <= spec.keys()
+    if not whole or not isinstance(spec.get("format"), int):
         raise RunError(f"{path / 'run.json'} is not a run of the zoo")
     if spec["format"] > FORMAT:
         raise RunError(

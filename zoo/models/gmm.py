@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from zoo.data import Dataset
 from zoo.model import Model
 from zoo.models._mixture import EMPTY, TINY, Mixture, assign
-from zoo.models._parts import check_option, check_positive, check_size, complete_rows, iris
+from zoo.models._parts import check_option, check_positive, check_size, filled_rows, iris
 from zoo.nets import select
 
 
@@ -36,7 +36,7 @@ class GMM(Mixture, Model):
 
     Raises:
         ValueError: an unknown covariance or init; num_components < 1; reg_covar <= 0; in
-            `for_data` fewer rows than components, or missing entries.
+            `for_data` fewer rows than components.
 
     Reference: Dempster, Laird & Rubin, Maximum likelihood from incomplete data via the EM
     algorithm, 1977.
@@ -123,7 +123,7 @@ class GMM(Mixture, Model):
     @torch.no_grad()
     def initialize(self, data: Dataset) -> None:
         """Seeds, each row to the nearest, one M-step."""
-        x = complete_rows(data, self.init).to(self.loc)
+        x = filled_rows(data).to(self.loc)
         self.m_step(x, assign(x, len(self.loc), self.init))
 
     @torch.no_grad()

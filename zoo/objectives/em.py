@@ -28,7 +28,7 @@ def em(model: Model, guide: Callable[[Batch], Any] | None, batch: Batch) -> Tens
         batch: all N rows.
 
     Raises:
-        ValueError: a model without a closed-form M-step, or a minibatch.
+        ValueError: a model without a closed-form M-step, a minibatch, or missing entries.
 
     Reference: Dempster, Laird and Rubin, "Maximum Likelihood from Incomplete Data via the EM
     Algorithm", 1977.
@@ -41,6 +41,11 @@ def em(model: Model, guide: Callable[[Batch], Any] | None, batch: Batch) -> Tens
         raise ValueError(
             f"em takes the whole data set in each step, got {len(batch)} of {batch.size} rows; "
             "leave batch_size out"
+        )
+    if batch.observed:
+        raise ValueError(
+            f"em has no closed-form M-step with missing entries, as {list(batch.observed)} have; "
+            "use elbo, or drop the rows with missing entries"
         )
     loss = -log_evidence(model, batch).mean()
     model.em_step(batch["x"])  # type: ignore[operator]
