@@ -7,11 +7,11 @@ from typing import Any, Self
 
 import pyro
 import pyro.distributions as dist
-import pyro.infer.autoguide
 import torch
 from pyro import poutine
 from torch import Tensor, nn
 
+from guides.auto import auto_guide, has_density
 from guides.family import Family
 from guides.infer import infer
 from guides.posterior import Posterior, posterior
@@ -20,7 +20,7 @@ from guides.source import Source
 from zoo.context import factory
 from zoo.data import Batch, as_dataset
 from zoo.exact import knows
-from zoo.model import Model, as_model, observe, rows
+from zoo.model import Model, as_model, rows
 from zoo.registry import resolve
 from zoo.weights import log_weights
 
@@ -111,10 +111,12 @@ class Guide(nn.Module):
         self.global_family: Family | None = None
         self.global_kappa: nn.Parameter | None = None
         self.auto: nn.Module | None = None
+        self.auto_density = True
         if not sites.dim:
             return
         if isinstance(family, str) and family.startswith("Auto"):
-            self.auto = _auto_guide(self.model, family, sites.names, batch, options or {})
+            self.auto = auto_guide(self.model, family, sites.names, batch, options or {})
+            self.auto_density = has_density(self.auto, batch)
             return
         make = resolve("families", family) if isinstance(family, str) else family
         self.global_family = chosen = make(sites.dim, **{"init_scale": 0.1, **(options or {})})
@@ -130,7 +132,7 @@ class Guide(nn.Module):
     def has_density(self) -> bool:
         """False where some part of q is a point mass: then no objective is a bound on log p(x)."""
         parts = [f for f in (self.family, self.global_family) if f is not None]
-        return all(f.has_density for f in parts) and "Delta" not in type(self.auto).__name__
+        return all(f.has_density for f in parts) and self.auto_density
 
     @property
     def amortized(self) -> bool:
@@ -230,15 +232,3 @@ def _sample(name: str, q: Any, sites: Sites, family: Family) -> dict[str, Tensor
         delta = dist.Delta(value, density.expand(batch_shape), event_dim=site.event_dim)
         result[site.name] = pyro.sample(site.name, delta)
     return result
-
-
-def _auto_guide(model: Model, name: str, sites: Any, batch: Batch, options: Any) -> nn.Module:
-    """A Pyro AutoGuide of the global latents alone, its parameters made at once."""
-    make = getattr(pyro.infer.autoguide, name, None)
-    if make is None:
-        known = [n for n in dir(pyro.infer.autoguide) if n.startswith("Auto")]
-        raise ValueError(f"Pyro has no AutoGuide {name!r}; it has {known}")
-    with pyro.settings.context(module_local_params=True), poutine.block():
-        auto = make(poutine.block(observe(model), expose=list(sites)), **options)
-        auto(batch.unscaled())
-    return auto

@@ -42,10 +42,15 @@ class Site:
 
     @classmethod
     def of(cls, site: Any, local: bool) -> Site:
-        """From a recorded sample site."""
+        """From a recorded sample site. ValueError for a local one with bounds for each row."""
         fn = site["fn"]
         batch = torch.Size() if local or not site["cond_indep_stack"] else fn.batch_shape
         shape = batch + fn.event_shape
+        if local and _bounds_by_row(fn.support, fn.event_dim):
+            raise ValueError(
+                f"latent {site['name']!r} has a support of its own in each row; draw it on a fixed "
+                "one, such as u ~ Uniform(0, 1), and scale it in the model"
+            )
         transform = biject_to(fn.support)
         return cls(site["name"], shape, fn.event_dim, fn.support, transform.inverse_shape(shape))
 
@@ -162,3 +167,10 @@ def _is_real(support: Any) -> bool:
     """Whether a support is the whole of R^d."""
     base = getattr(support, "base_constraint", support)
     return base is constraints.real or support is constraints.real_vector
+
+
+def _bounds_by_row(support: Any, event_dim: int) -> bool:
+    """Whether a constraint holds tensors with a dimension for the rows."""
+    support = getattr(support, "base_constraint", support)
+    held = [v for v in vars(support).values() if isinstance(v, Tensor)]
+    return any(v.dim() > event_dim and v.shape[-1 - event_dim] > 1 for v in held)

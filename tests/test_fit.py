@@ -18,6 +18,7 @@ from pyro.infer import (
     TraceMeanField_ELBO,
     TraceTailAdaptive_ELBO,
 )
+from pyro.nn import PyroModule, PyroParam
 from torch import Tensor, nn
 
 from guides import Guide
@@ -247,6 +248,17 @@ class TestEarlyStopping:
         assert same(weights(model), kept[result.best_step])
         best = model.log_evidence(held_out["x"]).mean().item()
         assert best == pytest.approx(looks[result.best_step], abs=1e-9)
+
+    @pytest.mark.parametrize("objective", ["mle", "em"])
+    def test_it_needs_no_guide(self, objective: str) -> None:
+        data, held_out = rows(40), rows(9, seed=5)
+        model = GMM.for_data(data, num_components=2)
+        options = {"steps": 6, "held_out": held_out, "eval_every": 2}
+        result = fit(model, None, data, objective, **options, **QUIET)
+        looks = {row["step"]: row["held_out"] for row in result.metrics if "held_out" in row}
+        assert sorted(looks) == [2, 4, 6]
+        best = model.log_evidence(held_out["x"]).mean().item()
+        assert best == pytest.approx(looks[result.best_step], abs=1e-12)
 
     def test_a_table_takes_held_out_rows_too(self) -> None:
         data = rows(20)
@@ -581,6 +593,41 @@ class TestObjectives:
         model = as_model(rates)
         result = fit(model, Guide(model, data), data, steps=40, log_every=10, **QUIET)
         assert result.metrics[-1]["loss"] < result.metrics[0]["loss"]
+
+    def test_parameters_in_the_global_store_are_refused(self) -> None:
+        data = rows(12)
+
+        def guide(batch: Batch) -> None:
+            loc = pyro.param("loc", torch.zeros(1))
+            with plate_of(batch):
+                pyro.sample("z", dist.Normal(loc, 1.0).expand([len(batch), 1]).to_event(1))
+
+        for objective in ("elbo", "trace_elbo"):
+            with pytest.raises(ValueError, match="parameter 'loc' would stand in Pyro's global"):
+                fit(PPCA(3, 1), guide, data, objective, **QUIET)
+        pyro.clear_param_store()
+
+    def test_guides_of_one_pyro_module_class_share_nothing(self) -> None:
+        class Location(PyroModule):
+            def __init__(self, loc: float):
+                super().__init__()
+                self.loc = PyroParam(torch.tensor([loc]))
+                self.scale = PyroParam(torch.ones(()), constraint=dist.constraints.positive)
+
+            def forward(self, batch: Batch) -> None:
+                with plate_of(batch):
+                    q = dist.Normal(self.loc.expand(len(batch), 1), self.scale)
+                    pyro.sample("z", q.to_event(1))
+
+        data = rows(12)
+        for objective in ("elbo", "trace_elbo", "renyi_elbo"):
+            first, second = Location(0.0), Location(5.0)
+            for guide in (first, second):
+                before = weights(guide)
+                fit(PPCA(3, 1), guide, data, objective, steps=1, lr=0.01, **QUIET)
+                assert not any(torch.equal(before[k], v) for k, v in weights(guide).items())
+            assert first.loc.item() < 1 and second.loc.item() > 4
+            assert not list(pyro.get_param_store().keys())
 
     def test_a_model_that_does_not_run_says_so(self) -> None:
         class Wrong(Model):

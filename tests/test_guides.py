@@ -286,14 +286,21 @@ def test_training_can_stop_at_the_steps() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["AutoNormal", "AutoDiagonalNormal", "AutoMultivariateNormal", "AutoDelta"]
+    "name",
+    [
+        "AutoNormal",
+        "AutoDiagonalNormal",
+        "AutoMultivariateNormal",
+        "AutoDelta",
+        "AutoLaplaceApproximation",
+    ],
 )
 def test_auto_guides_of_the_globals(name: str) -> None:
     make = partial(Guide, global_family=name)
     check_guide(make, BayesianPPCA)
     check_guide(make, portions, some(9))
     guide = make(*BayesianPPCA.example())
-    assert guide.has_density == (name != "AutoDelta")
+    assert guide.has_density == (name not in ("AutoDelta", "AutoLaplaceApproximation"))
     assert [n for n, _ in guide.named_parameters() if n.startswith("auto.")]
     assert not list(pyro.get_param_store().keys())
 
@@ -334,6 +341,17 @@ class Counts(Model):
             return pyro.sample("x", dist.Normal(k, 1.0))
 
 
+class Bounded(Model):
+    """A latent with a bound for each row."""
+
+    inputs = ("bound",)
+
+    def forward(self, n: int, bound: Tensor) -> Tensor:
+        with pyro.plate("data", n, dim=-1):
+            z = pyro.sample("z", dist.Uniform(torch.zeros_like(bound), bound))
+            return pyro.sample("x", dist.Normal(z, 1.0))
+
+
 A = ModelA()
 ROWS = Dataset(torch.zeros(3))
 GAPS = Dataset(torch.tensor([[1.0, torch.nan], [0.0, 2.0], [3.0, 0.5]]), missing=True)
@@ -356,6 +374,10 @@ GAPS = Dataset(torch.tensor([[1.0, torch.nan], [0.0, 2.0], [3.0, 0.5]]), missing
         (lambda: Guide(Nested(), ROWS), r"'z' stands in the nested plates \['data', 'words'\]"),
         (lambda: Guide(DiscreteGlobal(), ROWS), "'k' outside the data plate"),
         (lambda: Guide(Counts(), ROWS), "'k' without a finite support"),
+        (
+            lambda: Guide(Bounded(), {"x": torch.zeros(3), "bound": torch.tensor([1.0, 2.0, 3.0])}),
+            "'z' has a support of its own in each row",
+        ),
         (lambda: LowRank(3, rank=0), "rank counts columns from 1"),
         (lambda: LowRank(3, init_scale=0.0), "init_scale is a standard deviation"),
         (

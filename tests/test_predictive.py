@@ -185,6 +185,39 @@ def test_predictions_of_a_function_that_does_not_vectorise() -> None:
     check_mean((draws[..., 0] - draws[..., 1]).square(), torch.full((3,), 0.5))
 
 
+class Doubled(Model):
+    """A deterministic site between z and x."""
+
+    def forward(self, n: int) -> Tensor:
+        with pyro.plate("data", n, dim=-1):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            loc = pyro.deterministic("loc", 2 * z)
+            return pyro.sample("x", dist.Normal(loc, 0.1))
+
+
+def doubled(x: Tensor) -> None:
+    """The same function with ``obs=``, and a factor."""
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        loc = pyro.deterministic("loc", 2 * z)
+        pyro.sample("x", dist.Normal(loc, 0.1), obs=x)
+    pyro.factor("tilt", torch.tensor(-1.0))
+
+
+@pytest.mark.parametrize("make", [Doubled, lambda: plain(doubled)])
+def test_deterministic_sites_are_no_predictions(make: Any) -> None:
+    """10 000 draws a row of E x̃ = 2 E z and Var x̃ = 4 Var z + 0.01."""
+    model, data = make(), Dataset(torch.tensor([-1.0, 0.5, 2.0]))
+    guide = Guide(model, data)
+    q = guide.distribution(data.batch())
+    with seeded(0):
+        draws = predict(model, guide, data, 10_000)
+    assert list(draws) == ["x"] and draws["x"].shape == (10_000, 3)
+    check_mean(draws["x"], 2 * q.mean[:, 0])
+    centred = draws["x"] - 2 * q.mean[:, 0]
+    check_mean(centred.square(), 4 * q.variance[:, 0] + 0.01)
+
+
 def test_missing_entries_and_inputs_are_predicted_with_the_rest() -> None:
     model, _ = double(PPCA.example())
     gaps = torch.randn(5, 4)

@@ -6,16 +6,24 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import pyro
 import torch
 from pyro import poutine
 from pyro.nn import PyroModule
+from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from torch import nn
 
 from zoo.data import Batch
 from zoo.handlers import Observe, Record
 from zoo.local_params import LocalParams
 from zoo.model import Model
+
+
+class Uncondition(UnconditionMessenger):
+    """Frees observed sites, but for deterministic ones, which say what they are by themselves."""
+
+    def _pyro_sample(self, message: Any) -> None:
+        if not (message["infer"] or {}).get("_deterministic"):
+            super()._pyro_sample(message)
 
 
 class PlainModel(Model):
@@ -27,9 +35,6 @@ class PlainModel(Model):
             raise TypeError(f"plain expects a Pyro function, got {type(fn).__name__}")
         self.fn = fn
         self.parts = nn.ModuleList(_captured(fn))
-        for part in self.modules():
-            if isinstance(part, PyroModule):  # as if it had been made with local parameters
-                part._pyro_context.__dict__.setdefault("param_state", _no_parameters())
         self.params = nn.ParameterDict()
         self.constraint_of: dict[str, Any] = {}
         self._plate = plate
@@ -47,15 +52,12 @@ class PlainModel(Model):
         return self._plate
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        with (
-            pyro.settings.context(module_local_params=True),
-            LocalParams(self.params, self.constraint_of),
-        ):
+        with LocalParams(self.params, self.constraint_of):
             return self.fn(*args, **kwargs)
 
     def run(self, batch: Batch) -> Any:
         """The function on the batch's values, its observed sites free again."""
-        with poutine.uncondition():
+        with Uncondition():
             return self._call(batch)
 
     def _call(self, batch: Batch) -> Any:
@@ -124,10 +126,6 @@ def _captured(fn: Any) -> list[nn.Module]:
     around = inspect.getclosurevars(fn)
     values = {**around.globals, **around.nonlocals}.values()
     return [value for value in values if isinstance(value, PyroModule)]
-
-
-def _no_parameters() -> dict[str, dict[str, Any]]:
-    return {"params": {}, "constraints": {}}
 
 
 def model_of(fn: Callable[..., Any]) -> Model:

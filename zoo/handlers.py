@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import pyro
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.distributions.util import scale_and_mask
@@ -36,6 +37,12 @@ def is_latent(message: Any) -> bool:
     return is_site(message) and not message["is_observed"] and message["value"] is None
 
 
+def is_data(site: Any) -> bool:
+    """Whether a recorded site is an observation, and no deterministic site or factor."""
+    fixed = (site["infer"] or {}).get("_deterministic", False)
+    return site["is_observed"] and not fixed and site["fn"].event_shape.numel() > 0
+
+
 class Record(Messenger):
     """Keeps every sample site as it ran: the distribution, the value, the plates."""
 
@@ -50,6 +57,14 @@ class Record(Messenger):
                     f"site {message['name']!r} is sampled twice; give each site its own name"
                 )
             self.sites[message["name"]] = dict(message)
+
+    def _pyro_param(self, message: Any) -> None:
+        home = getattr(message["fn"], "__self__", None)
+        if message["value"] is None and home is pyro.get_param_store():
+            raise ValueError(
+                f"parameter {message['name']!r} would stand in Pyro's global store, where nothing "
+                "here trains it; make it an nn.Parameter of a module"
+            )
 
 
 def log_prob(site: Any) -> Tensor:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pyro
+from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
@@ -32,3 +35,17 @@ class LocalParams(Messenger):
                 value = nn.Parameter(transform.inv(value.detach()).clone())
             self.store[key] = value
         message["value"] = transform_to(self.constraint_of[key])(self.store[key])
+
+
+@contextmanager
+def at_home(part: Any) -> Iterator[None]:
+    """The PyroModules in ``part`` keep their parameters to themselves inside the block.
+
+    In the global store two modules of one class would share them, the second losing its own.
+    """
+    for module in part.modules() if isinstance(part, nn.Module) else ():
+        if isinstance(module, PyroModule):  # as if it had been made with local parameters
+            state: dict[str, dict[str, Any]] = {"params": {}, "constraints": {}}
+            module._pyro_context.__dict__.setdefault("param_state", state)
+    with pyro.settings.context(module_local_params=True):
+        yield

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from zoo.context import factory
 from zoo.data import Batch, Dataset, as_dataset
 from zoo.handlers import InPlateScale, Observe
+from zoo.local_params import at_home
 
 Guide = Callable[[Batch], Any]
 
@@ -98,7 +99,7 @@ class Model(nn.Module):
         """Starts the parameters from the data. By default they stay where they are."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with factory(self.device, self.dtype):
+        with factory(self.device, self.dtype), at_home(self):
             return super().__call__(*args, **kwargs)
 
     def resolve(self, batch: Batch) -> None:

@@ -16,6 +16,7 @@ from zoo.context import seeded, stream, validation
 from zoo.data import Batch, Dataset
 from zoo.handlers import is_site
 from zoo.model import Model
+from zoo.objectives.bounds import log_likelihood
 from zoo.weights import log_weights
 
 
@@ -66,7 +67,13 @@ class EarlyStopping:
 
 @torch.no_grad()
 def held_out_bound(model: Model, guide: Any, data: Dataset, particles: int, seed: int) -> Tensor:
-    """(M,), the ELBO of every held-out row on random numbers that are the same each time."""
+    """(M,), the ELBO of every held-out row on random numbers that are the same each time.
+
+    Without a guide: log p(x), the latents summed out.
+    """
+    if guide is None:
+        with validation(False):
+            return torch.cat([log_likelihood(model, batch) for batch in data.batches(4096)])
     if hasattr(guide, "infer"):
         guide = guide.infer(data)
     with seeded(stream(seed, "held out"), model.device), validation(False):

@@ -11,6 +11,7 @@ from torch import Tensor
 from zoo.data import Batch, as_dataset
 from zoo.functions import PlainModel
 from zoo.handlers import Particles, Record, Replay
+from zoo.local_params import at_home
 from zoo.model import Model, as_model
 from zoo.particles import vectorizes
 from zoo.weights import log_weights
@@ -75,7 +76,7 @@ def predict(
     weights = log_weights(model, guide, batch, inner, outer)
     given = dict(weights.values)
     if weights.log_q_enum is not None:  # one value of y each, and z given that
-        with Record() as q, Particles(outer, inner, model.plate):
+        with Record() as q, Particles(outer, inner, model.plate), at_home(guide):
             guide(batch.unscaled())
         given = {name: site["value"] for name, site in q.sites.items()}
     elif weights.enumerated:

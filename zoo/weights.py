@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from zoo.data import Batch
-from zoo.handlers import Enumerate, Particles, Record, Replay, log_prob
+from zoo.handlers import Enumerate, Particles, Record, Replay, is_data, log_prob
+from zoo.local_params import at_home
 from zoo.model import Model, as_model, observe
 from zoo.particles import one_by_one, outer_sum, split, vectorizes
 
@@ -30,7 +31,7 @@ class LogWeights:
         score_sites: sites the guide drew without a path-wise gradient.
         values: the guide's draws by site name.
         globals: the guide's recorded global sites.
-        observed: the model's observed sites.
+        observed: the model's observed sites, without deterministic ones and factors.
         enumerated: values of each enumerated site, the first the fastest in C.
     """
 
@@ -156,6 +157,7 @@ def _weigh(
         Replay(given or {}),
         Particles(outer, inner, plate),
         Enumerate(plate, marked_only=True) as by_guide,
+        at_home(guide),
     ):
         guide(rows)
     with Record() as p, Enumerate(plate, used=by_guide.used) as by_model, Replay(q.sites):
@@ -199,7 +201,7 @@ def _weigh(
         score_sites=tuple(s["name"] for s in q_in + q_out if _needs_score(s)),
         values={name: site["value"] for name, site in q.sites.items()},
         globals={site["name"]: site for site in q_out},
-        observed=tuple(n for n, s in p.sites.items() if s["is_observed"]),
+        observed=tuple(n for n, s in p.sites.items() if is_data(s)),
         enumerated=sizes,
     )
 

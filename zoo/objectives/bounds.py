@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from zoo.data import Batch
-from zoo.exact import knows
+from zoo.exact import knows, log_evidence
 from zoo.model import Model
 from zoo.weights import LogWeights, log_weights
 
@@ -107,17 +107,20 @@ def mle(model: Model, guide: Guide | None, batch: Batch) -> Tensor:
     Raises:
         ValueError: continuous or global latents, which only a bound can handle.
     """
-    if knows(model, "log_evidence"):
-        from zoo.exact import log_evidence
+    return -log_likelihood(model, batch).mean()
 
-        return -log_evidence(model, batch).mean()
+
+def log_likelihood(model: Model, batch: Batch) -> Tensor:
+    """log p(x_n), (B,), where p has no latents or all can be summed out; else ValueError."""
+    if knows(model, "log_evidence"):
+        return log_evidence(model, batch)
     try:
         weights = log_weights(model, lambda _: {}, batch)
     except ValueError as error:
         raise ValueError(
             f"mle needs a model whose latents can all be summed out: {error}; use elbo"
         ) from error
-    return -weights.per_datapoint(mean).mean()
+    return weights.per_row(mean)[0]
 
 
 def _loss(

@@ -21,7 +21,7 @@ from torch.distributions import constraints
 from zoo.context import seeded
 from zoo.data import Batch
 from zoo.handlers import Record, in_plate
-from zoo.local_params import LocalParams
+from zoo.local_params import LocalParams, at_home
 from zoo.model import Model, as_model, observe
 
 __all__ = ["renyi_elbo", "trace_elbo", "trace_mean_field_elbo", "traceenum_elbo"]
@@ -123,11 +123,12 @@ class stock:
         model.resolve(batch)
         self.check(model, guide, batch)
         loss: Any = copy.copy(self.loss)
-        p, q = self.prepared(model), guide
-        if hasattr(loss, "differentiable_loss"):
-            return loss.differentiable_loss(p, q, batch) / batch.size
+        p = self.prepared(model)
+        with at_home(guide):
+            if hasattr(loss, "differentiable_loss"):
+                return loss.differentiable_loss(p, guide, batch) / batch.size
+            value = loss.loss_and_grads(_announce(p), guide, batch)  # adds to .grad
         parameters = [w for part in (model, guide) for w in _parameters(part)]
-        value = loss.loss_and_grads(_announce(p), q, batch)  # adds to .grad
         for parameter in parameters:
             if parameter.grad is not None:
                 parameter.grad = parameter.grad / batch.size
@@ -162,7 +163,7 @@ class stock:
         if case in done:
             return
         with poutine.block(), torch.no_grad(), seeded(0, model.device):
-            with Record() as q:
+            with Record() as q, at_home(guide):
                 guide(batch)
             with Record() as p:
                 observe(model)(batch)
