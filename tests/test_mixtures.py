@@ -10,6 +10,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
+from zoo.data import Dataset
 from zoo.model import Model
 from zoo.models.gmm import GMM
 from zoo.models.mixture_of_factor_analyzers import MixtureOfFactorAnalyzers
@@ -200,6 +201,19 @@ def test_empty_components_are_reseeded(mixture: str) -> None:
     path = em(model, x)
     assert path[-1] > path[0]
     assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("init", ["kmeans++", "random"])
+@each_mixture
+def test_rows_that_repeat_leave_no_component_without_numbers(mixture: str, init: str) -> None:
+    x = torch.cat([torch.zeros(30, D), torch.randn(2, D)])  # two of the three seeds may be one row
+    for seed in range(5):
+        torch.manual_seed(seed)
+        model = MIXTURES[mixture]()
+        model.init = init
+        model.initialize(Dataset(x))
+        assert all(parameter.isfinite().all() for parameter in model.parameters())
+        assert model.log_evidence(x).isfinite().all()
 
 
 @each_mixture

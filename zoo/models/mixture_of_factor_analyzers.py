@@ -13,7 +13,7 @@ from zoo.data import Dataset
 from zoo.model import Model
 from zoo.models import _linear_gaussian as linear_gaussian
 from zoo.models._mixture import EMPTY, TINY, Mixture, assign
-from zoo.models._parts import check_option, check_positive, check_size, complete_rows, iris
+from zoo.models._parts import check_option, check_positive, check_size, filled_rows, iris
 from zoo.nets import affine, select
 
 
@@ -40,7 +40,7 @@ class MixtureOfFactorAnalyzers(Mixture, Model):
 
     Raises:
         ValueError: an unknown init; num_components or latent_dim < 1; reg_covar <= 0; in
-            `for_data` fewer rows than components, missing entries, or d >= D.
+            `for_data` fewer rows than components, or d >= D.
 
     Reference: Ghahramani & Hinton, The EM algorithm for mixtures of factor analyzers, 1996.
 
@@ -118,15 +118,16 @@ class MixtureOfFactorAnalyzers(Mixture, Model):
     @torch.no_grad()
     def initialize(self, data: Dataset) -> None:
         """Seeds, each row to the nearest; principal components of the pooled covariance."""
-        x = complete_rows(data, self.init).to(self.loc)
+        x = filled_rows(data).to(self.loc).double()
         check_size("latent_dim", self.latent_dim, x.shape[-1] - 1)
         hard = assign(x, len(self.loc), self.init)
         counts = hard.sum(0)
-        loc = (hard / counts).mT @ x
+        loc = (hard / counts.clamp_min(1.0)).mT @ x
         _, within = linear_gaussian.covariance(x - hard @ loc)
         weight, _ = linear_gaussian.principal_loadings(within, self.latent_dim)
         psi = within.diagonal() - weight.square().sum(-1)
-        self._assign(counts, loc, weight.expand_as(self.weight), psi.expand_as(self.loc))
+        weight, psi = weight.expand_as(self.weight), psi.expand_as(self.loc)
+        self._assign_reseeded(x, counts, loc, weight, psi.clone())
 
     @torch.no_grad()
     def m_step(self, x: Tensor, responsibilities: Tensor) -> None:
@@ -146,6 +147,12 @@ class MixtureOfFactorAnalyzers(Mixture, Model):
         weight, loc = coefficients[..., :-1], coefficients[..., -1].clone()
         residual = x - z @ coefficients.mT  # (C, N, D)
         psi = (share * residual.square()).sum(1) + (weight @ cov * weight).sum(-1)
+        self._assign_reseeded(x, counts, loc, weight, psi)
+
+    def _assign_reseeded(
+        self, x: Tensor, counts: Tensor, loc: Tensor, weight: Tensor, psi: Tensor
+    ) -> None:
+        """Sets the parameters, empty components at the rows that the others explain worst."""
         self._assign(counts, loc, weight, psi)
         empty = counts < EMPTY
         if empty.any():
