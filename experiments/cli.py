@@ -113,7 +113,7 @@ def _dispatch(arguments: list[str]) -> int:
         raise registry.unknown("command", name, COMMANDS)
     if name == "list":
         return list_words(rest)
-    from experiments import _commands
+    from experiments.shell import commands as _commands
 
     if name == "fit":
         return _commands.fit(rest)

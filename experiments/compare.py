@@ -9,12 +9,10 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from experiments import _output
-from experiments._comparison import Comparison
-from experiments._grid import Cell, grid, specs_of
-from experiments._modes import check_source, free, mode_of, source_of
-from experiments._spec import check
-from experiments.figures import comparison_figure
+from experiments import output as _output
+from experiments.judge.comparison import Comparison
+from experiments.judge.grid import Cell, grid, specs_of
+from experiments.judge.modes import check_source, free, mode_of, source_of
 from experiments.runs import (
     Outcome,
     Spec,
@@ -26,7 +24,9 @@ from experiments.runs import (
     split_of,
     summarize,
 )
-from experiments.tables import comparison_table, terminal
+from experiments.show.figures import comparison_figure
+from experiments.show.tables import comparison_table, terminal
+from experiments.spec import check
 from guides.guide import Guide
 from zoo.exact import knows
 from zoo.fitting import FitResult, fit, pick_device

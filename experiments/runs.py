@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments._output import claim_run
-from experiments._spec import Spec, complete, read_config, write_config
-from experiments._summary import summarize
 from experiments.identified import Components, Loadings, identified
+from experiments.output import claim_run
+from experiments.spec import Spec, complete, read_config, write_config
+from experiments.summary import summarize
 from guides.guide import Guide
 from zoo import store
 from zoo.context import seeded

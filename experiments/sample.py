@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments._output import make
-from experiments._pictures import image_grid, pair_plot
-from experiments._spec import CONFIG, read_config
+from experiments.output import make
 from experiments.runs import Spec, hold_out, split_of
+from experiments.show.pictures import image_grid, pair_plot
+from experiments.spec import CONFIG, read_config
 from guides.guide import Guide
 from zoo import predict, prior_predictive, store
 from zoo.context import seeded, validation

@@ -11,13 +11,13 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from experiments import _output
-from experiments._grid import options_for
-from experiments._selection import Candidate, Selection
-from experiments._spec import check
-from experiments.figures import selection_figure
+from experiments import output as _output
+from experiments.judge.grid import options_for
+from experiments.judge.selection import Candidate, Selection
 from experiments.runs import Spec, build_model, run, split_of
-from experiments.tables import selection_table, terminal
+from experiments.show.figures import selection_figure
+from experiments.show.tables import selection_table, terminal
+from experiments.spec import check
 from zoo.exact import knows
 from zoo.model import Model
 from zoo.registry import resolve, unknown

@@ -15,9 +15,10 @@ import pytest
 import torch
 import yaml
 
-from experiments import _options, cli, runs
-from experiments._parser import Line, UsageError, type_name
+from experiments import cli, runs
 from experiments.runs import Spec
+from experiments.shell import options as _options
+from experiments.shell.parser import Line, UsageError, type_name
 from zoo import load, registry
 from zoo.fitting import fit
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 from rich.console import Console
 
-from experiments._grid import Cell, grid
-from experiments._output import claim, flat
-from experiments._paired import PROBE, common_error, paired, same_data
-from experiments._posteriors import locals_of, shown
-from experiments._restarts import apart, rotation
 from experiments.compare import compare
-from experiments.figures import comparison_figure
+from experiments.judge.grid import Cell, grid
+from experiments.judge.paired import PROBE, common_error, paired, same_data
+from experiments.judge.posteriors import locals_of, shown
+from experiments.judge.restarts import apart, rotation
+from experiments.output import claim, flat
 from experiments.runs import Spec, run
-from experiments.tables import comparison_table, number
+from experiments.show.figures import comparison_figure
+from experiments.show.tables import comparison_table, number
 from guides.guide import Guide
 from zoo.evaluation import Estimate, evaluate
 from zoo.models.gmm import GMM

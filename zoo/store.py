@@ -61,13 +61,10 @@ class Run:
 def load(path: str | Path, *, model: Any = None, guide: Any = None) -> Run:
     """Reads a run: the model and the guide as they were trained.
 
-    Only the zoo's own classes are built from the words in the run; a model or guide of your own
-    is to be given, untrained, and takes the run's weights.
-
     Args:
         path: the run's folder.
-        model: a model of yours, where the run is not of one of the zoo's.
-        guide: a guide of yours, likewise.
+        model: where the run is of a model of yours, an untrained one to take the weights.
+        guide: likewise.
 
     Raises:
         RunError: no run there, a damaged or truncated file, one from a newer version, weights that

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from experiments._spec import Spec
+from experiments.spec import Spec
 from guides.guide import Guide
 from zoo import store
 from zoo.data import Dataset

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from experiments._output import flat
-from experiments._paired import Difference, paired, same_data
-from experiments._restarts import apart
+from experiments.judge.paired import Difference, paired, same_data
+from experiments.judge.restarts import apart
+from experiments.output import flat
 from experiments.runs import Outcome
 from zoo.evaluation import Estimate, Evaluation
 from zoo.sources import Split

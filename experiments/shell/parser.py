@@ -9,8 +9,8 @@ from typing import Any
 
 import jsonargparse
 
-from experiments._options import Option
-from experiments._types import expected, type_name
+from experiments.shell.options import Option
+from experiments.shell.types import expected, type_name
 from zoo.registry import unknown
 
 BOOLEANS = ("true", "false", "yes", "no")

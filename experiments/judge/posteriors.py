@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from experiments._comparison import Comparison, guide_of
-from experiments._grid import Cell
-from experiments._restarts import rotation
+from experiments.judge.comparison import Comparison, guide_of
+from experiments.judge.grid import Cell
+from experiments.judge.restarts import rotation
 from guides.guide import Guide
 from zoo.context import seeded
 from zoo.data import Batch, Dataset

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments._panels import LIGHT, cloud_map, densities, ellipses, intervals
-from experiments._posteriors import shown
-from experiments.tables import number
+from experiments.judge.posteriors import shown
+from experiments.show.panels import LIGHT, cloud_map, densities, ellipses, intervals
+from experiments.show.tables import number
 
 if TYPE_CHECKING:
-    from experiments._comparison import Comparison
-    from experiments._selection import Selection
+    from experiments.judge.comparison import Comparison
+    from experiments.judge.selection import Selection
 
 # Okabe and Ito's colours, which the colour-blind tell apart; the reference is black.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#666666")

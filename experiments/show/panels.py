@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.patches import Polygon
 
-from experiments._posteriors import DRAWS, Shown, globals_of
+from experiments.judge.posteriors import DRAWS, Shown, globals_of
 
 if TYPE_CHECKING:
     import torch
 
-    from experiments._comparison import Comparison
+    from experiments.judge.comparison import Comparison
 
 LIGHT = "#9A9A9A"
 LETTERS = "ABCDEF"

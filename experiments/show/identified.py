@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.box import SIMPLE_HEAVY
 from rich.table import Table
 
-from experiments import _output
+from experiments import output as _output
 from experiments.identified import Components, Loadings
 
 if TYPE_CHECKING:

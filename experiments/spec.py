@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 import yaml
 
-from experiments._options import GLOBAL_START
+from experiments.shell.options import GLOBAL_START
 from guides.source import Source
 from zoo.files import replacing
 from zoo.fitting import fit

@@ -9,11 +9,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from experiments import _report as report
-from experiments._identified_report import identified_tables, record_identified
-from experiments._options import CLASSES, Option, collect, of, summary_of
-from experiments._parser import Line, UsageError, build, canonical, merge, parse, validate
 from experiments.runs import Outcome, Spec, complete, read_config, run
+from experiments.shell.options import CLASSES, Option, collect, of, summary_of
+from experiments.shell.parser import Line, UsageError, build, canonical, merge, parse, validate
+from experiments.show import report
+from experiments.show.identified import identified_tables, record_identified
 from zoo import store
 from zoo.registry import names, resolve
 

@@ -9,10 +9,10 @@ from functools import cached_property
 from statistics import fmean, stdev
 from typing import Any
 
-from experiments._grid import Cell
-from experiments._output import flat
-from experiments._paired import Difference, common_error, paired, same_data
-from experiments._restarts import apart
+from experiments.judge.grid import Cell
+from experiments.judge.paired import Difference, common_error, paired, same_data
+from experiments.judge.restarts import apart
+from experiments.output import flat
 from experiments.runs import Outcome
 from guides.guide import Guide
 from zoo.evaluation import Evaluation

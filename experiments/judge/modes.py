@@ -7,8 +7,8 @@ from typing import Literal
 
 from torch import nn
 
-from experiments._grid import words
-from experiments._paired import same_data
+from experiments.judge.grid import words
+from experiments.judge.paired import same_data
 from zoo import store
 from zoo.exact import knows
 from zoo.model import Model

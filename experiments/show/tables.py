@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from experiments._selection import estimate
+from experiments.judge.selection import estimate
 
 if TYPE_CHECKING:
-    from experiments._comparison import Comparison
-    from experiments._selection import Selection
+    from experiments.judge.comparison import Comparison
+    from experiments.judge.selection import Selection
 
 MODES = {
     "fixed": "one frozen model: differences are inference gaps",
