@@ -628,6 +628,29 @@ class TestObjectives:
                 assert not any(torch.equal(before[k], v) for k, v in weights(guide).items())
             assert first.loc.item() < 1 and second.loc.item() > 4
             assert not list(pyro.get_param_store().keys())
+            before = weights(second)
+            pyro_svi(PPCA(3, 1), second, data, steps=2)
+            assert not any(torch.equal(before[k], v) for k, v in weights(second).items())
+
+    def test_svi_trains_auto_guides_and_modules_around_a_function(self) -> None:
+        class Shift(PyroModule):
+            def __init__(self) -> None:
+                super().__init__()
+                self.scale = PyroParam(torch.ones(()), constraint=dist.constraints.positive)
+
+        shift = Shift()
+
+        def function(x: Tensor) -> None:
+            loc = pyro.sample("loc", dist.Normal(0.0, 1.0).expand([3]).to_event(1))
+            with pyro.plate("rows", len(x)):
+                pyro.sample("x", dist.Normal(loc, shift.scale).to_event(1), obs=x)
+
+        data = rows(12)
+        guide = Guide(function, data, global_family="AutoNormal")
+        before = weights(shift, guide)
+        pyro_svi(function, guide, data, steps=2)
+        changed = {k: not torch.equal(before[k], v) for k, v in weights(shift, guide).items()}
+        assert all(changed.values()) and not list(pyro.get_param_store().keys())
 
     def test_a_model_that_does_not_run_says_so(self) -> None:
         class Wrong(Model):

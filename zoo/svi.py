@@ -9,12 +9,13 @@ from typing import Any
 
 import pyro
 import torch
-from pyro import infer
+from pyro import infer, poutine
 from pyro.optim import PyroOptim
 from torch import nn
 
 from zoo.context import seeded
 from zoo.data import Batch, as_dataset
+from zoo.local_params import at_home
 from zoo.model import Model, as_model
 from zoo.objectives.stock import stock
 
@@ -66,18 +67,22 @@ def pyro_svi(
     model.resolve(data.batch())
     p = judge.prepared(model)
 
-    def with_params(batch: Batch) -> Any:
+    def model_last(batch: Batch) -> Any:
+        with poutine.block(hide_types=["param"]):  # PyroModules name theirs by themselves
+            result = p(batch)
+        # Named only now: a PyroModule that ends takes the marks off all parameters of the store.
         pyro.module("model", model)
-        return p(batch)
-
-    def guide_with_params(batch: Batch) -> Any:
         pyro.module("guide", guide)
-        return guide(batch)
+        return result
+
+    def guide_first(batch: Batch) -> Any:
+        with poutine.block(hide_types=["param"]), at_home(guide):
+            return guide(batch)
 
     losses: list[float] = []
     with pyro.get_param_store().scope(), seeded(seed, model.device), dense_tables(guide):
         optim = optim or PyroOptim(torch.optim.Adam, {"lr": 0.01})
-        svi = infer.SVI(with_params, guide_with_params, optim, copy.copy(judge.loss))
+        svi = infer.SVI(model_last, guide_first, optim, copy.copy(judge.loss))
         epoch = 0
         while len(losses) < steps:
             for index in data.epoch(batch_size, seed, epoch):
