@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from guides import Guide
 from zoo.context import seeded
 from zoo.data import Batch, Dataset
+from zoo.evaluation import evaluate
 from zoo.model import Model, observe, rows
 from zoo.models.gmm import GMM
 from zoo.models.ppca import PPCA
 from zoo.objectives.bounds import elbo, iwae, mle, renyi, renyi_mean
+from zoo.objectives.em import em
 from zoo.registry import names, resolve
 from zoo.weights import log_weights
 
@@ -302,3 +304,18 @@ def test_draws_without_a_path_are_refused(objective: Any) -> None:
 def test_what_an_objective_cannot_do_is_said_in_words(call: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         call(ModelA(), RowGuide(0.0, 1.0, 3), Dataset(torch.randn(3)).batch())
+
+
+def test_data_of_another_type_are_read_in_the_model_s() -> None:
+    """Rows in float64, models in float32."""
+    x = torch.randn(30, 3)
+    for model in (PPCA(3, 1).float(), GMM(3, 2).float()):
+        known = model.log_evidence(x.float()).mean()
+        family = "exact" if isinstance(model, PPCA) else "mean_field"
+        guide = Guide(model, x, family)
+        found = evaluate(model, guide, x, num_particles=5)
+        assert found.exact.rows.dtype == torch.float32
+        assert found.elbo.mean == pytest.approx(known.item(), rel=1e-5)
+        assert -mle(model, None, Dataset(x).batch()) == known
+    assert -em(model, None, Dataset(x).batch()) == known
+    assert model.log_evidence(x.float()).mean() > known

@@ -8,6 +8,7 @@ from typing import Any
 import pyro.distributions as dist
 from torch import Tensor
 
+from zoo._arrays import moved
 from zoo.data import Batch
 from zoo.model import Model
 
@@ -40,7 +41,8 @@ def _ask(model: Model, what: str, batch: Batch) -> Any:
         )
     method = getattr(model, what)
     wanted = inspect.signature(method).parameters
-    given = {name: value for name, value in batch.values.items() if name in wanted}
+    values = moved(batch.values, model.dtype)  # what is known exactly is so in the model's type
+    given = {name: value for name, value in values.items() if name in wanted}
     if lost := sorted(set(batch.values) - set(given)):
         raise ValueError(f"{type(model).__name__}.{what} does not condition on {lost}")
     if batch.observed:

@@ -48,5 +48,5 @@ def em(model: Model, guide: Callable[[Batch], Any] | None, batch: Batch) -> Tens
             "use elbo, or drop the rows with missing entries"
         )
     loss = -log_evidence(model, batch).mean()
-    model.em_step(batch["x"])  # type: ignore[operator]
+    model.em_step(batch["x"].to(model.dtype))  # type: ignore[operator]
     return loss
