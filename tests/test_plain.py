@@ -312,6 +312,35 @@ def test_a_function_as_it_is_stands_for_one_model() -> None:
     assert as_model(with_param) is not guide.model
 
 
+def half_labelled(x: Tensor, y: Tensor | None = None) -> None:
+    """Takes particles where y is given; joins z to y in a way that takes none where it is not."""
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+        if y is None:
+            y = pyro.sample("y", dist.Categorical(torch.ones(3)))
+            one_hot = torch.nn.functional.one_hot(y, 3).to(z)
+            shape = torch.broadcast_shapes(one_hot.shape[:-1], (len(x),))
+            loc = torch.cat([one_hot.expand(*shape, 3), z.expand(*shape, 2)], -1).sum(-1)
+        else:
+            loc = z.sum(-1) + pyro.sample("y", dist.Categorical(torch.ones(3)), obs=y)
+        pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+
+@pytest.mark.parametrize("labelled_first", [True, False])
+def test_particles_are_tried_for_each_set_of_names(labelled_first: bool) -> None:
+    model = plain(half_labelled)
+    x = torch.randn(6)
+    with_y, without = Dataset({"x": x, "y": torch.arange(6) % 3}), Dataset(x)
+
+    def guide(batch: Batch) -> None:
+        with rows(batch, "rows"):
+            pyro.sample("z", dist.Normal(torch.zeros(len(batch), 2), 1.0).to_event(1))
+
+    for data in (with_y, without) if labelled_first else (without, with_y):
+        assert log_weights(model, guide, data.batch(), 4).log_weight.shape == (4, 6)
+    assert model.vectorized == {frozenset({"x", "y"}): True, frozenset({"x"}): False}
+
+
 def tilted(x: Tensor) -> None:
     """Deterministic sites and factors beside the rest."""
     with pyro.plate("rows", len(x)):

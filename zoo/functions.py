@@ -39,7 +39,8 @@ class PlainModel(Model):
         self.constraint_of: dict[str, Any] = {}
         self._plate = plate
         self.resolved = False
-        self.vectorized: bool | None = None  # found out at the first use of several particles
+        # By the names in a batch; found out at the first use of several particles.
+        self.vectorized: dict[frozenset[str], bool] = {}
         arguments = inspect.signature(getattr(fn, "forward", fn)).parameters
         self._takes = list(arguments)
         self._needs = {n for n, a in arguments.items() if a.default is inspect.Parameter.empty}

@@ -43,16 +43,17 @@ def one_particle(site: Any, plate: str, s: int, k: int) -> Any:
 def vectorizes(model: Model, batch: Batch) -> bool:
     """Whether the model means the same with particle dimensions as without.
 
-    A ``Model`` does, by contract. A plain function is tried once: (2, 3) particles in one run
-    against the same latents one pair at a time, on the CPU; where it fails or differs, particles
-    are run one after the other.
+    A ``Model`` does, by contract. A plain function is tried once for each set of names in a
+    batch: (2, 3) particles in one run against the same latents one pair at a time, on the CPU;
+    where it fails or differs, particles are run one after the other.
     """
     if not isinstance(model, PlainModel):
         return True
-    if model.vectorized is None:
+    names = frozenset(batch.values)
+    if names not in model.vectorized:
         with torch.no_grad(), seeded(0), poutine.block():
-            model.vectorized = _same(model, batch.rows(5))
-    return model.vectorized
+            model.vectorized[names] = _same(model, batch.rows(5))
+    return model.vectorized[names]
 
 
 def simulate(
