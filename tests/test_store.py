@@ -396,7 +396,9 @@ class TestFolders:
         "change, names",
         [
             ({"seed": 1}, "seed"),
-            ({"batch_size": 5}, "per_epoch"),
+            ({"batch_size": 5}, "batch_size"),
+            ({"lr": 0.5}, "lr"),
+            ({"optimizer": "sgd"}, "optimizer"),
             ({"objective": "iwae"}, "objective"),
             ({"data": rows(seed=9)}, "fingerprint"),
         ],

@@ -40,7 +40,7 @@ def save(path: Path, loop: Loop) -> None:
         "stopped_early": result.stopped_early,
         "metrics": result.metrics,
         "filled": loop.filled,
-        "per_epoch": loop.settings.per_epoch,
+        **loop.settings.recipe,
         "seed": loop.settings.seed,
         "fingerprint": loop.data.fingerprint,
         "objective": result.objective,
@@ -64,15 +64,15 @@ def load(path: Path, loop: Loop) -> None:
     tensors, meta = read_tensors(path / STATE)
     result, settings = loop.result, loop.settings
     now = {
-        "per_epoch": settings.per_epoch,
+        **settings.recipe,
         "seed": settings.seed,
         "fingerprint": loop.data.fingerprint,
         "objective": result.objective,
     }
-    if other := [name for name, value in now.items() if meta[name] != value]:
+    if other := [name for name, value in now.items() if meta.get(name) != value]:
         raise RunError(
             f"{path} cannot be gone on with: {other} of the fit are not those of the checkpoint "
-            "(fingerprint is the training data, per_epoch the batches a pass)"
+            "(fingerprint tells the training data)"
         )
     try:
         loop.load_weights(_part(tensors, "model.", keep=True) | _part(tensors, "guide.", keep=True))

@@ -124,6 +124,7 @@ def fit(
         progress=progress,
         callbacks=tuple(callbacks),
         out=None if out is None else Path(out),
+        recipe={"optimizer": optimizer, "lr": lr, "schedule": schedule, "batch_size": rows},
     )
     sides = {"model": model, "guide": guide}
     modules = {k: v for k, v in sides.items() if isinstance(v, nn.Module)}

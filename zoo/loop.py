@@ -67,6 +67,7 @@ class Settings:
     progress: bool | None
     callbacks: tuple[Callable[[FitResult], Any], ...]
     out: Path | None
+    recipe: dict[str, Any] = field(default_factory=dict)  # what a resumed fit must share
 
     def __post_init__(self) -> None:
         if self.steps < 0 or min(self.log_every, self.eval_every, self.patience) < 1:

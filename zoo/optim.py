@@ -81,6 +81,8 @@ def clip_gradients(optimizers: Iterable[Optimizer], limit: float) -> Tensor:
         for p in g["params"]
         if p.grad is not None
     ]
+    if not grads:
+        return torch.zeros(())
     parts = [(g.coalesce().values() if g.is_sparse else g).norm() for g in grads]
     norm = torch.stack(parts).norm()
     factor = (limit / (norm + 1e-12)).clamp(max=1.0)
