@@ -9,7 +9,6 @@ import platform
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from zoo.store import versions
@@ -34,4 +33,6 @@ def save(name: str, result: dict[str, Any]) -> None:
 
 def memory() -> float:
     """The process's resident memory, in MB."""
+    import psutil  # of the extra `bench`
+
     return psutil.Process().memory_info().rss / 2**20
