@@ -51,7 +51,8 @@ def main() -> None:
         with torch.no_grad():
             frozen.weight.copy_(frozen.weight @ rotation)
         guide = Guide(frozen, data, "mean_field", inference, inference_options=options)
-        how = {"steps": 6000, "lr": 0.03, "schedule": "cosine", "progress": False}
+        how = {"steps": 6000, "lr": 0.03, "schedule": "exponential", "progress": False}
+        how["objective_options"] = {"num_particles": 10}
         fit(frozen, guide, data, freeze="model", **how)
         result[f"frozen, {inference}"] = measured(frozen, guide, data)
         torch.manual_seed(0)
