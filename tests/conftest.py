@@ -21,6 +21,7 @@ def clean_state() -> Iterator[None]:
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     assert not dict(pyro.get_param_store()), "an earlier test left Pyro's parameter store filled"
     with torch.random.fork_rng(devices):
+        torch.manual_seed(int(os.environ.get("ZOO_TEST_SEED", "0")))  # whatever ran before
         yield
     left = sorted(pyro.get_param_store().keys())
     pyro.clear_param_store()  # so that the next test is not blamed for this one
