@@ -196,16 +196,6 @@ def run(
     summary = summarize(spec, result, split, train, test, test_guide, notes)
     summary |= {name: part.as_dict() for name, part in learned.items()}
     if place is not None:
-        if not (place / "run.json").exists():  # nothing was trained, and yet it is a run
-            store.begin(place, result, split.train, resumed=False)
-            store.finish(
-                place,
-                {
-                    f"{side}.{name}": value
-                    for side, part in (("model", model), ("guide", guide))
-                    for name, value in part.state_dict().items()
-                },
-            )
         store.write_json(place / "summary.json", summary)
     return Outcome(spec, result, model, guide, split, train, test, summary, test_guide, learned)
 

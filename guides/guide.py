@@ -21,6 +21,7 @@ from zoo.context import factory
 from zoo.data import Batch, as_dataset
 from zoo.exact import knows
 from zoo.model import Model, as_model, rows
+from zoo.objectives.bounds import mean
 from zoo.registry import resolve
 from zoo.weights import log_weights
 
@@ -157,7 +158,7 @@ class Guide(nn.Module):
             weights = log_weights(
                 self.model, lambda b: self.draw(b, lambda _: kappa), batch, particles
             )
-        return weights.bound(lambda h: h.mean(-2))[0]
+        return weights.bound(mean)[0]
 
     def draw(self, batch: Batch, source: Callable[[Batch], Tensor]) -> dict[str, Tensor]:
         """Samples every latent, with κ of the local ones from ``source``."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from guides.inference import PerDatapoint
 from zoo.context import frozen, seeded, stream, validation
 from zoo.data import Batch, Dataset
+from zoo.objectives.bounds import mean
 from zoo.weights import log_weights
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def infer(
 
     Reference: Roeder, Wu and Duvenaud, "Sticking the Landing", 2017.
     """
-    if guide.source is None or guide.source.amortized:
+    if guide.amortized:
         return guide
     family, model = guide.family, guide.model
     assert family is not None and isinstance(guide.source, PerDatapoint)
@@ -79,7 +80,7 @@ def _loss(guide: Guide, batch: Batch, kappa: Tensor, num_particles: int) -> Tens
     weights = log_weights(
         guide.model, lambda b: guide.draw(b, lambda _: kappa), batch, num_particles
     )
-    loss = -weights.bound(lambda h: h.mean(-2)).sum()
+    loss = -weights.bound(mean).sum()
     local = guide.latents.local
     raw = weights.values[local.names[0] if local.identity else "_local"]
     if not family.has_density or not raw.requires_grad:

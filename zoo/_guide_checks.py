@@ -13,6 +13,7 @@ from zoo.data import Batch
 from zoo.exact import knows, log_evidence
 from zoo.handlers import Enumerate, Particles, Record
 from zoo.model import Model
+from zoo.objectives.bounds import mean
 from zoo.particles import drawn, one_particle, simulate
 from zoo.weights import LogWeights, _weigh, log_weights
 
@@ -75,7 +76,7 @@ def _seeded_weigh(model: Model, guide: Any, batch: Batch, k: int, s: int, given:
 def check_gradients(model: Model, guide: Any, batch: Batch) -> None:
     """The gradient of the ELBO reaches every parameter of the guide and is finite."""
     guide.zero_grad()
-    loss = log_weights(model, guide, batch, 4).per_datapoint(lambda h: h.mean(-2)).sum()
+    loss = log_weights(model, guide, batch, 4).per_datapoint(mean).sum()
     if loss.requires_grad:
         loss.backward()
     for name, parameter in guide.named_parameters():

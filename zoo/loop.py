@@ -106,7 +106,7 @@ class Loop:
         if not self.optimizers and result.objective != "em":
             print("nothing to train: no parameter is free")
             if settings.out:
-                store.finish(settings.out, self.weights())
+                checkpoint.save(settings.out, self)
             return
         clock = time.perf_counter() - result.seconds
         saved = time.perf_counter()
@@ -130,10 +130,9 @@ class Loop:
             if settings.out:
                 checkpoint.save(settings.out, self)
             self.flush()
-            self.keep_best()
+            if self.best:
+                self.load_weights(self.best)
             bar.update(result)
-        if settings.out:
-            store.finish(settings.out, self.weights())
 
     def indices(self) -> Iterator[Tensor]:
         """The rows of every step from the present one on."""
@@ -221,10 +220,6 @@ class Loop:
             result.best_step = result.steps
         result.stopped_early = self.stopping.done
         self.log({"step": result.steps, "held_out": rows.mean().item()})
-
-    def keep_best(self) -> None:
-        """Puts the best held-out weights back, where there were any."""
-        self.load_weights(self.best or self.weights())
 
     def weights(self) -> dict[str, Tensor]:
         """Every parameter and buffer, by ``model.name`` and ``guide.name``."""

@@ -107,9 +107,10 @@ class Model(nn.Module):
 
     def run(self, batch: Batch) -> Any:
         """The joint for the rows of a batch, conditioned on nothing but its inputs."""
-        signature = inspect.signature(self.forward).parameters
         for name in self.inputs:
-            if name not in batch.values and signature[name].default is inspect.Parameter.empty:
+            if name in batch.values:
+                continue
+            if inspect.signature(self.forward).parameters[name].default is inspect.Parameter.empty:
                 raise ValueError(
                     f"{type(self).__name__} needs the input {name!r}, one value a row, but the "
                     f"batch has {sorted(batch.values)}; add it to the data set"

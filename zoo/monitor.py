@@ -16,7 +16,7 @@ from zoo.context import seeded, stream, validation
 from zoo.data import Batch, Dataset
 from zoo.handlers import is_site
 from zoo.model import Model
-from zoo.objectives.bounds import log_likelihood
+from zoo.objectives.bounds import log_likelihood, mean
 from zoo.weights import log_weights
 
 
@@ -79,7 +79,7 @@ def held_out_bound(model: Model, guide: Any, data: Dataset, particles: int, seed
     with seeded(stream(seed, "held out"), model.device), validation(False):
         return torch.cat(
             [
-                log_weights(model, guide, batch, particles).bound(lambda h: h.mean(-2)).mean(0)
+                log_weights(model, guide, batch, particles).bound(mean).mean(0)
                 for batch in data.batches(4096)
             ]
         )

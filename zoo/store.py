@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from zoo.data import Dataset
 from zoo.files import (
@@ -27,7 +27,6 @@ from zoo.files import (
     read_tensors,
     replacing,
     write_json,
-    write_tensors,
 )
 from zoo.model import Model, as_model
 from zoo.registry import names, resolve, unknown
@@ -156,11 +155,6 @@ def begin(path: Path, result: FitResult, data: Dataset, resumed: bool) -> None:
         rows = "".join(json.dumps(row) + "\n" for row in result.metrics)
         with replacing(path / "metrics.jsonl") as temporary:
             temporary.write_text(rows)
-
-
-def finish(path: Path, weights: Mapping[str, Tensor]) -> None:
-    """Writes the weights that the run ends with."""
-    write_tensors(path / WEIGHTS, weights, {"format": FORMAT})
 
 
 def append_metrics(path: Path, row: Mapping[str, Any]) -> None:
