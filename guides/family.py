@@ -26,11 +26,13 @@ class Family(nn.Module):
 
     Attributes:
         has_density: False where q is a point mass, whose objective is no bound.
+        shorthand: the option that a word gives after a colon, ``low_rank:3``.
         uses_kappa: False where q comes from elsewhere and has no parameters of its own.
     """
 
     has_density: ClassVar[bool] = True
     uses_kappa: ClassVar[bool] = True
+    shorthand: ClassVar[str | None] = None
     infer: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, dim: int, init_scale: float = 1.0):

@@ -22,7 +22,7 @@ from zoo.data import Batch, as_dataset
 from zoo.exact import knows
 from zoo.model import Model, as_model, rows
 from zoo.objectives.bounds import mean
-from zoo.registry import resolve
+from zoo.registry import build, resolve
 from zoo.weights import log_weights
 
 
@@ -90,13 +90,12 @@ class Guide(nn.Module):
 
     def _build_local(self, data, family, inference, family_options, inference_options) -> None:
         local = self.latents.local
-        make = resolve("families", family) if isinstance(family, str) else family
         find = resolve("inference", inference) if isinstance(inference, str) else inference
         self.family: Family | None = None
         self.source: Source | None = None
         if not local.dim:
             return
-        self.family = chosen = make(local.dim, **(family_options or {}))
+        self.family = chosen = _made(family, local.dim, family_options or {})
         if not chosen.uses_kappa:
             if not knows(self.model, "posterior"):
                 raise ValueError(
@@ -119,8 +118,8 @@ class Guide(nn.Module):
             self.auto = auto_guide(self.model, family, sites.names, batch, options or {})
             self.auto_density = has_density(self.auto, batch)
             return
-        make = resolve("families", family) if isinstance(family, str) else family
-        self.global_family = chosen = make(sites.dim, **{"init_scale": 0.1, **(options or {})})
+        options = {"init_scale": 0.1, **(options or {})}
+        self.global_family = chosen = _made(family, sites.dim, options)
         if not chosen.uses_kappa:
             raise ValueError(
                 "no model knows the exact posterior of its global latents; use another"
@@ -216,6 +215,12 @@ class Guide(nn.Module):
         other.__dict__.update({k: v for k, v in self.__dict__.items() if k != "_modules"})
         other._modules = {**self._modules, "source": source}
         return other
+
+
+def _made(family: str | type[Family], dim: int, options: Mapping[str, Any]) -> Family:
+    """A family from its word or its class."""
+    made = build("families", family, dim, **options) if isinstance(family, str) else None
+    return made if made is not None else family(dim, **options)  # type: ignore[operator]
 
 
 def _sample(name: str, q: Any, sites: Sites, family: Family) -> dict[str, Tensor]:

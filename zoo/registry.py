@@ -1,4 +1,4 @@
-"""What there is, by one word: models, families, inference, objectives and data sets.
+"""What there is, by one word: models, families, inference, objectives, data sets and parts.
 
 A file is its own registration. The files are read as text (``ast``), so that listing imports
 nothing heavy; ``resolve`` imports only the one file that holds the word.
@@ -10,13 +10,11 @@ import ast
 import difflib
 import importlib
 import importlib.util
+import inspect
 import re
-import sys
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
 Definition = TypeVar("Definition", ast.ClassDef, ast.FunctionDef)
@@ -34,7 +32,8 @@ def names(kind: str) -> dict[str, str]:
     """word -> one line on it, sorted by word; without importing what it names.
 
     Args:
-        kind: ``models``, ``families``, ``inference``, ``objectives`` or ``data``.
+        kind: ``models``, ``families``, ``inference``, ``objectives``, ``likelihoods``, ``priors``
+            or ``data``.
 
     Raises:
         ValueError: an unknown kind, or a file that holds two public classes where the file's name
@@ -66,12 +65,44 @@ def resolve(kind: str, name: str) -> Any:
     """
     found = entries(kind)
     if kind == "models" and (match := re.fullmatch(r"(.+\.py)(?::(\w+))?", name)):
-        return _model_in_file(Path(match[1]), match[2])
-    if name not in found:
+        from zoo._user_file import model_in_file
+
+        return model_in_file(Path(match[1]), match[2])
+    word, _, value = name.partition(":")
+    if word not in found:
         raise unknown(_KINDS[kind].singular, name, found)
-    entry = found[name]
-    value = getattr(importlib.import_module(entry.module), entry.attribute)
-    return partial(value, name) if kind == "data" else value
+    entry = found[word]
+    target = getattr(importlib.import_module(entry.module), entry.attribute)
+    if value and kind != "objectives" and getattr(target, "shorthand", None) is None:
+        raise ValueError(f"{word!r} takes no value after a colon, got {name!r}")
+    return partial(target, name) if kind == "data" else target
+
+
+def build(kind: str, name: str, *args: Any, **options: Any) -> Any:
+    """What a word stands for, made: ``planar:16`` is ``Planar(*args, length=16)``.
+
+    The value after the colon is the option that the class names by its attribute ``shorthand``.
+
+    Raises:
+        ValueError: as ``resolve``; a value of the wrong type; the same option given twice.
+
+    Example:
+        >>> build("families", "low_rank:3", 5).rank
+        3
+    """
+    target = resolve(kind, name)
+    word, _, value = name.partition(":")
+    if not value:
+        return target(*args, **options)
+    option = target.shorthand
+    if option in options and str(options[option]) != value:
+        raise ValueError(f"{name!r} says {option} already; leave {option}={options[option]!r} out")
+    hint = inspect.signature(target).parameters[option].annotation
+    try:
+        kept = {"int": int, "float": float}.get(str(getattr(hint, "__name__", hint)), str)(value)
+    except ValueError:
+        raise ValueError(f"{word} takes its {option} after the colon, got {value!r}") from None
+    return target(*args, **{**options, option: kept})
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> ValueError:
@@ -105,8 +136,9 @@ def entries(kind: str) -> dict[str, Entry]:
     return dict(_KINDS[kind].find())
 
 
-def _inference() -> Iterator[tuple[str, Entry]]:
-    for module, tree in _modules("guides", only="inference"):
+def _classes_of(package: str, only: str) -> Iterator[tuple[str, Entry]]:
+    """A file whose public classes are each a word."""
+    for module, tree in _modules(package, only=only):
         for node in _public(tree, ast.ClassDef):
             yield snake_case(node.name), _entry(module, node, tree)
 
@@ -123,13 +155,17 @@ def _data() -> Iterator[tuple[str, Entry]]:
             yield word, Entry(module, "load_data", line)
 
 
-def _one_class_a_file(package: str, base: str) -> Iterator[tuple[str, Entry]]:
-    """A public file is named after the one public class in it that has the base."""
+def _one_class_a_file(package: str, *bases: str) -> Iterator[tuple[str, Entry]]:
+    """A public file is named after the one public class in it that has one of the bases."""
     for module, tree in _modules(package):
-        classes = [n for n in _public(tree, ast.ClassDef) if base in map(_last_name, n.bases)]
+        classes = [
+            node
+            for node in _public(tree, ast.ClassDef)
+            if not set(bases).isdisjoint(map(_last_name, node.bases))
+        ]
         if len(classes) > 1:
             raise ValueError(
-                f"{module} holds {len(classes)} public classes with base {base} "
+                f"{module} holds {len(classes)} public classes with base {bases[0]} "
                 f"({', '.join(n.name for n in classes)}), but a file is known by its name: give "
                 "each a file, or the others a leading underscore"
             )
@@ -183,67 +219,18 @@ def _entry(module: str, node: ast.ClassDef | ast.FunctionDef, tree: ast.Module) 
     return Entry(module, node.name, text.partition("\n")[0])
 
 
-def _model_in_file(path: Path, wanted: str | None) -> type:
-    """The ``Model`` subclass in a user's file, which is imported once."""
-    from zoo.model import Model
-
-    path = path.expanduser().resolve()
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}; give the path of a Python file with a Model")
-    module = _imported(path)
-    models = {
-        name: value
-        for name, value in vars(module).items()
-        if isinstance(value, type) and issubclass(value, Model) and value is not Model
-    }
-    if wanted is not None:
-        if wanted not in models:
-            raise unknown(f"Model subclass in {path.name} called", wanted, models)
-        return models[wanted]
-    own = [
-        name
-        for name, value in models.items()
-        if value.__module__ == module.__name__ and not name.startswith("_")
-    ]
-    if not own:
-        raise ValueError(
-            f"{path} defines no subclass of Model; write `class MyModel(zoo.Model)` with a "
-            "forward(self, n) that samples the joint (a plain Pyro function works from Python, by "
-            "zoo.plain)"
-        )
-    if len(own) > 1:
-        choices = " or ".join(f"{path.name}:{name}" for name in own)
-        raise ValueError(f"{path} defines several models; name one: {choices}")
-    return models[own[0]]
-
-
-def _imported(path: Path) -> ModuleType:
-    """The module of a file, under a name that no installed module can have."""
-    name = f"zoo_file_{zlib.crc32(str(path).encode()):08x}_{path.stem}"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        if spec is None or spec.loader is None:
-            raise ValueError(f"{path} is not a Python file that can be imported")
-        sys.modules[name] = module = importlib.util.module_from_spec(spec)
-        try:
-            spec.loader.exec_module(module)
-        except Exception as error:
-            del sys.modules[name]
-            what = type(error).__name__
-            raise ValueError(f"{path} cannot be imported: {what}: {error}") from error
-    return sys.modules[name]
-
-
 class _Kind(NamedTuple):
     singular: str
     find: Callable[[], Iterator[tuple[str, Entry]]]
 
 
 _KINDS = {
-    "models": _Kind("model", partial(_one_class_a_file, "zoo.models", "Model")),
-    "families": _Kind("family", partial(_one_class_a_file, "guides.families", "Family")),
-    "inference": _Kind("inference", _inference),
+    "models": _Kind("model", partial(_one_class_a_file, "zoo.models", "Model", "VAE")),
+    "families": _Kind("family", partial(_one_class_a_file, "guides.families", "Family", "Flow")),
+    "inference": _Kind("inference", partial(_classes_of, "guides", "inference")),
     "objectives": _Kind("objective", _objectives),
+    "likelihoods": _Kind("likelihood", partial(_classes_of, "zoo", "likelihoods")),
+    "priors": _Kind("prior", partial(_classes_of, "zoo", "priors")),
     "data": _Kind("data set", _data),
 }
 KINDS = tuple(_KINDS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pyro.distributions as dist
 import torch
 from torch import Tensor
@@ -26,6 +28,8 @@ class LowRank(Family):
         >>> LowRank(4, rank=2)(torch.zeros(5, 16)).event_shape
         torch.Size([4])
     """
+
+    shorthand: ClassVar[str] = "rank"
 
     def __init__(self, dim: int, init_scale: float = 1.0, rank: int = 2):
         super().__init__(dim, init_scale)
