@@ -23,10 +23,18 @@ from zoo.testing import check_family, check_guide, check_model
 MODELS, FAMILIES, INFERENCE = names("models"), names("families"), names("inference")
 
 
-def pairs() -> list[tuple[str, str]]:
-    """Every family with every source of κ; once where the family needs none."""
-    uses = {family: resolve("families", family).uses_kappa for family in FAMILIES}
-    return [(f, i) for f in FAMILIES for i in (INFERENCE if uses[f] else ["amortized"])]
+THROUGH_ALL = ("ppca", "poisson_ppca")  # the models that every family is tried on
+FOR_ALL = ("mean_field", "exact")  # the families that every model is tried with
+
+
+def triples() -> list[tuple[str, str, str]]:
+    """Model × family × inference: each family on two models, each model with two families."""
+    found = []
+    for name in MODELS:
+        for family in FAMILIES if name in THROUGH_ALL else FOR_ALL:
+            sources = INFERENCE if resolve("families", family).uses_kappa else ["amortized"]
+            found += [(name, family, source) for source in sources]
+    return found
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -39,8 +47,7 @@ def test_families(name: str) -> None:
     check_family(resolve("families", name))
 
 
-@pytest.mark.parametrize(("family", "inference"), pairs())
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "family", "inference"), triples())
 def test_guides(name: str, family: str, inference: str) -> None:
     model, data = resolve("models", name).example()
     make = partial(Guide, family=family, inference=inference)
