@@ -133,7 +133,7 @@ def build_guide(spec: Spec, model: Model, split: Split) -> Guide:
             model,
             split.train,
             spec.family,
-            spec.inference,
+            spec.inference or "amortized",
             global_family=spec.global_family,
             family_options=spec.family_options,
             inference_options=spec.inference_options,

@@ -32,7 +32,8 @@ class Spec:
         model: a word of ``zoo list models``, or my_model.py, or my_model.py:Class.
         data: a word of ``zoo list data``, or a .npy, .npz, .csv or .pt file.
         family: the shape of q(z) for one datapoint; a word of ``zoo list families``.
-        inference: where its parameters come from; a word of ``zoo list inference``.
+        inference: where its parameters come from; a word of ``zoo list inference``; by default the
+            model's own word, which is amortized for most.
         objective: what is maximised; a word of ``zoo list objectives``; renyi:0.5 with its α.
         num_particles: draws for each datapoint and step; by default the objective's own number.
         global_family: the family of latents shared by all rows, or a Pyro AutoGuide by its name.
@@ -50,6 +51,8 @@ class Spec:
         held_out_fraction: the part of the training rows that is kept out of the fit, to stop it
             early and keep the best weights; 0 keeps none out.
         eval_particles: K of the importance-weighted bounds that are reported.
+        eval_rows: how many rows of each side are judged, a seeded choice where there are more; 0
+            judges all.
         infer_steps: steps that fit a table's row to each test row.
         rotate: how loadings are reported: none (orthogonal columns by falling variance) or
             varimax. The fit is the same.
@@ -58,7 +61,7 @@ class Spec:
     model: str
     data: str = "digits"
     family: str = "mean_field"
-    inference: str = "amortized"
+    inference: str | None = None
     objective: str = "elbo"
     num_particles: int | None = None
     global_family: str = "mean_field"
@@ -75,6 +78,7 @@ class Spec:
     freeze: Literal["model", "guide"] | None = None
     held_out_fraction: float = 0.0
     eval_particles: int = 1000
+    eval_rows: int = 2000
     infer_steps: int = 2000
     rotate: Literal["none", "varimax"] = "none"
 
@@ -101,7 +105,7 @@ def check(spec: Spec) -> None:
     Raises:
         ValueError: a setting outside its range.
     """
-    least = {"infer_steps": 0, "eval_particles": 2, "held_out_fraction": 0}
+    least = {"infer_steps": 0, "eval_particles": 2, "eval_rows": 0, "held_out_fraction": 0}
     for name, low in least.items():
         if getattr(spec, name) < low:
             raise ValueError(f"{name} counts from {low}, got {getattr(spec, name)}")
@@ -129,9 +133,16 @@ def check(spec: Spec) -> None:
         raise ValueError(f"device is auto, cpu or cuda, got {spec.device!r}") from None
 
 
+def inference_of(model: str) -> str:
+    """The inference that a model's own guide has, where none is named."""
+    return getattr(resolve("models", model), "inference", "amortized")
+
+
 def complete(spec: Spec) -> Spec:
     """The same run with every default written out, so that it can be repeated later."""
     check(spec)
+    spec = replace(spec, inference=spec.inference or inference_of(spec.model))
+    assert spec.inference is not None
     objective = resolve("objectives", spec.objective.partition(":")[0])
     taken = inspect.signature(objective).parameters
     particles = spec.num_particles

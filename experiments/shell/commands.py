@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from experiments.runs import Outcome, Spec, complete, read_config, run
-from experiments.shell.options import CLASSES, Option, collect, of, summary_of
+from experiments.shell.options import CLASSES, PARTS, Option, collect, of, summary_of
 from experiments.shell.parser import Line, UsageError, build, canonical, merge, parse, validate
 from experiments.show import report
 from experiments.show.identified import identified_tables, record_identified
+from experiments.spec import inference_of
 from zoo import store
 from zoo.registry import names, resolve
 
 AXES = ("model", "family", "inference", "objective", "global_family")
-WITH_RESUME = ("steps", "epochs", "device", "progress", "infer_steps", "eval_particles", "rotate")
+WITH_RESUME = ("steps", "epochs", "device", "progress", "infer_steps", "eval_particles")
+WITH_RESUME += ("eval_rows", "rotate")
 
 FIT_EXAMPLES = """examples:
   zoo fit ppca --data wine --family full_rank --steps 5000 --schedule cosine --out runs/wine
@@ -175,8 +177,14 @@ def _words(
             value = line.positional[0] if line.positional else config.get("model")
         parts = value.split(",") if isinstance(value, str) else value
         found[axis] = list(parts) if isinstance(parts, list | tuple) else []
+    for part in PARTS:  # --model.likelihood, whose own options follow from it
+        inner = (config.get("model_options") or {}).get(part)
+        word = line.values.get(f"--model.{part}", inner)
+        found[f"model.{part}"] = [word] if isinstance(word, str) else []
     pairs = [word.partition("/") for word in found["family"]]  # compare's full_rank/amortized
     found["family"] = [family for family, _, _ in pairs]
+    if not found["inference"] and "inference" in parameters and found["model"]:
+        found["inference"] = [inference_of(found["model"][0])]
     found["inference"] += [inference for _, _, inference in pairs if inference]
     return found
 

@@ -21,6 +21,7 @@ CLASSES = {
     "objective_options": ("objective", "objectives", "objective"),
     "global_options": ("global", "families", "global_family"),
 }
+PARTS = {"likelihood": "likelihoods", "prior": "priors"}  # what a model has by a word of its own
 FUNCTIONS = {"fit_options": "zoo.fitting:fit", "data_options": "zoo.sources:load_data"}
 # Parameters that come from elsewhere: the data, the guide, or an option of the command itself.
 GLOBAL_START = {"init_scale": 0.1}  # what Guide starts global latents with, unless told
@@ -29,6 +30,8 @@ GIVEN = {
     "families": {"dim"},
     "inference": {"data", "initial", "latents"},
     "objectives": {"model", "guide", "batch", "num_particles"},
+    "likelihoods": {"data_dim"},
+    "priors": {"latent_dim", "data_dim"},
 }
 OF_SPEC = {"objective", "seed", "device", "freeze", "out", "resume", "objective_options", "name"}
 
@@ -107,6 +110,23 @@ def _walk(
                 for option in of(target, flag, dest, f"{prefix} {word}", skip=GIVEN[kind]):
                     name = option.dest.partition(".")[2]
                     yield replace(option, default=start.get(name, option.default))
+                yield from _parts(target, holder, prefix, words)
+
+
+def _parts(
+    target: Callable[..., Any], holder: str, prefix: str, words: Mapping[str, Sequence[str]]
+) -> Iterator[Option]:
+    """Options of what an option names: a model with ``likelihood`` and ``likelihood_options``."""
+    parameters = inspect.signature(target).parameters
+    for name in parameters:
+        kind = PARTS.get(name)
+        if kind is None or f"{name}_options" not in parameters:
+            continue
+        for word in words.get(f"{prefix}.{name}", ()) or [parameters[name].default]:
+            if isinstance(word, str):
+                dest = f"{holder}.{name}_options.{{}}"
+                part = resolve(kind, word)
+                yield from of(part, f"--{name}.{{}}", dest, f"{name} {word}", skip=GIVEN[kind])
 
 
 def of(

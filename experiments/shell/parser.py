@@ -162,9 +162,9 @@ def validate(
     """
     by_dest = {option.dest: option for option in options}
     result: dict[str, Any] = {}
-    for dest, value in _leaves(
-        content, {o.dest.partition(".")[0] for o in options if "." in o.dest}
-    ):
+    sections = {dest.rpartition(".")[0] for dest in by_dest}
+    sections |= {section.partition(".")[0] for section in sections}
+    for dest, value in _leaves(content, sections):
         if dest not in by_dest:
             raise UsageError(str(unknown("setting", dest, by_dest)))
         nested: Any = value
@@ -179,13 +179,16 @@ def validate(
     return result
 
 
-def _leaves(content: Mapping[str, Any], sections: set[str]) -> Iterator[tuple[str, Any]]:
+def _leaves(
+    content: Mapping[str, Any], sections: set[str], prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
     """(dest, value) of every setting in a configuration."""
-    for name, value in content.items():
-        if name.endswith("_options") and value == {}:  # of a class that takes none
+    for key, value in content.items():
+        name = prefix + key
+        if name.endswith("_options") and not value:  # of a class that takes none
             continue
         if name in sections and isinstance(value, Mapping):
-            yield from ((f"{name}.{key}", inner) for key, inner in value.items())
+            yield from _leaves(value, sections, f"{name}.")
         else:
             yield name, value
 
