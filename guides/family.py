@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from zoo.data import Batch
 from zoo.model import Model
+
+if TYPE_CHECKING:
+    from guides.sites import Latents
 
 
 class Family(nn.Module):
@@ -28,10 +31,13 @@ class Family(nn.Module):
         has_density: False where q is a point mass, whose objective is no bound.
         shorthand: the option that a word gives after a colon, ``low_rank:3``.
         uses_kappa: False where q comes from elsewhere and has no parameters of its own.
+        scores: False where only the family's own draws have a density: q of a z from elsewhere is
+            refused by name.
     """
 
     has_density: ClassVar[bool] = True
     uses_kappa: ClassVar[bool] = True
+    scores: ClassVar[bool] = True
     shorthand: ClassVar[str | None] = None
     infer: ClassVar[dict[str, Any]] = {}
 
@@ -59,6 +65,9 @@ class Family(nn.Module):
     ) -> TorchDistribution:
         """q(z | x) of every row: batch shape (B,), event shape (d,)."""
         return self(source(batch))
+
+    def bind(self, latents: Latents) -> None:
+        """Told once which latents of the model q is of; most families need not know."""
 
 
 def inverse_softplus(value: float) -> float:

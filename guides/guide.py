@@ -96,6 +96,7 @@ class Guide(nn.Module):
         if not local.dim:
             return
         self.family = chosen = _made(family, local.dim, family_options or {})
+        chosen.bind(self.latents)
         if not chosen.uses_kappa:
             if not knows(self.model, "posterior"):
                 raise ValueError(
@@ -133,6 +134,11 @@ class Guide(nn.Module):
         """False where some part of q is a point mass: then no objective is a bound on log p(x)."""
         parts = [f for f in (self.family, self.global_family) if f is not None]
         return all(f.has_density for f in parts) and self.auto_density
+
+    @property
+    def scores(self) -> bool:
+        """Whether ``log_prob`` of given local latents can be had."""
+        return self.family is None or self.family.scores
 
     @property
     def amortized(self) -> bool:
@@ -175,16 +181,25 @@ class Guide(nn.Module):
         return values
 
     def distribution(self, batch: Batch) -> dist.TorchDistribution:
-        """q over the packed, unconstrained local latents: batch shape (B,), event shape (d,)."""
+        """q over the packed, unconstrained local latents: batch shape (B,), event shape (d,).
+
+        ValueError for a family that cannot score a given z: it has draws alone.
+        """
         if self.family is None:
             raise ValueError("the model has no continuous local latents")
+        if not self.family.scores:
+            raise ValueError(
+                f"the family {type(self.family).__name__} cannot score a given z: only its own "
+                "draws have a density; use posterior(batch), or a family such as mean_field"
+            )
         return self.family.distribution(self.model, batch, self._source(batch))
 
     def log_prob(self, batch: Batch, latents: Mapping[str, Tensor]) -> Tensor:
         """log q(z | x) of given local latents (..., B, *event) -> (..., B), in nats."""
+        q = self.distribution(batch)
         raw, log_jacobian = self.latents.local.pack(latents)
         density = self.family is not None and self.family.has_density
-        return self.distribution(batch).log_prob(raw) - (log_jacobian if density else 0)
+        return q.log_prob(raw) - (log_jacobian if density else 0)
 
     def log_prob_global(self, latents: Mapping[str, Tensor]) -> Tensor:
         """log q(g) of given global latents (..., *event) -> (...), in nats."""
