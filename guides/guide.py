@@ -12,10 +12,11 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from guides.auto import auto_guide, has_density
+from guides.draws import sample
 from guides.family import Family
 from guides.infer import infer
 from guides.posterior import Posterior, posterior
-from guides.sites import Latents, Sites
+from guides.sites import Latents
 from guides.source import Source
 from zoo.context import factory
 from zoo.data import Batch, as_dataset
@@ -173,11 +174,11 @@ class Guide(nn.Module):
                 values |= self.auto(batch)
         elif self.global_family is not None:
             q = self.global_family(self.global_kappa)
-            values |= _sample("_global", q, self.latents.global_, self.global_family)
+            values |= sample("_global", q, self.latents.global_, self.global_family)
         if self.family is not None:
             q = self.family.distribution(self.model, batch, source)
             with rows(batch, self.model.plate):
-                values |= _sample("_local", q, self.latents.local, self.family)
+                values |= sample("_local", q, self.latents.local, self.family)
         return values
 
     def distribution(self, batch: Batch) -> dist.TorchDistribution:
@@ -236,20 +237,3 @@ def _made(family: str | type[Family], dim: int, options: Mapping[str, Any]) -> F
     """A family from its word or its class."""
     made = build("families", family, dim, **options) if isinstance(family, str) else None
     return made if made is not None else family(dim, **options)  # type: ignore[operator]
-
-
-def _sample(name: str, q: Any, sites: Sites, family: Family) -> dict[str, Tensor]:
-    """Draws q and hands each site its part, with log q(z) = log q(u) - log |dz/du|."""
-    if sites.identity:
-        return {sites.names[0]: pyro.sample(sites.names[0], q, infer=dict(family.infer))}
-    raw = pyro.sample(name, q, infer={"is_auxiliary": True, **family.infer})
-    values, log_jacobians = sites.unpack(raw)
-    result = {}
-    for site in sites.sites:
-        value, density = values[site.name], -log_jacobians[site.name] * family.has_density
-        batch_shape = value.shape[: value.dim() - site.event_dim]
-        if site.plated:  # one Jacobian for the whole plate, shared out over it
-            density = density / site.shape[: len(site.shape) - site.event_dim].numel()
-        delta = dist.Delta(value, density.expand(batch_shape), event_dim=site.event_dim)
-        result[site.name] = pyro.sample(site.name, delta)
-    return result

@@ -1,0 +1,29 @@
+"""A family's draw handed to the sites of a model, with its density."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+from torch import Tensor
+
+from guides.family import Family
+from guides.sites import Sites
+
+
+def sample(name: str, q: Any, sites: Sites, family: Family) -> dict[str, Tensor]:
+    """Draws q and hands each site its part, with log q(z) = log q(u) - log |dz/du|."""
+    if sites.identity:
+        return {sites.names[0]: pyro.sample(sites.names[0], q, infer=dict(family.infer))}
+    raw = pyro.sample(name, q, infer={"is_auxiliary": True, **family.infer})
+    values, log_jacobians = sites.unpack(raw)
+    result = {}
+    for site in sites.sites:
+        value, density = values[site.name], -log_jacobians[site.name] * family.has_density
+        batch_shape = value.shape[: value.dim() - site.event_dim]
+        if site.plated:  # one Jacobian for the whole plate, shared out over it
+            density = density / site.shape[: len(site.shape) - site.event_dim].numel()
+        delta = dist.Delta(value, density.expand(batch_shape), event_dim=site.event_dim)
+        result[site.name] = pyro.sample(site.name, delta)
+    return result
