@@ -10,17 +10,14 @@ import torch
 from torch import Tensor
 
 from experiments.output import make
-from experiments.runs import Spec, hold_out, split_of
 from experiments.show.pictures import image_grid, pair_plot
-from experiments.spec import CONFIG, read_config
+from experiments.trained import load_trained
 from guides.guide import Guide
-from zoo import predict, prior_predictive, store
+from zoo import predict, prior_predictive
 from zoo.context import seeded, validation
 from zoo.data import Batch, Dataset
-from zoo.fitting import pick_device
 from zoo.handlers import Record, Replay
 from zoo.model import Model
-from zoo.registry import resolve
 
 DRAWS = 50  # of the latents that all rows share
 SITE = "x"  # what the pictures show
@@ -62,16 +59,9 @@ def sample(
     """
     if min(num_samples, num_rows, num_repeats) < 1:
         raise ValueError("num_samples, num_rows and num_repeats count from 1")
-    path = Path(run)
-    store.read_spec(path)
-    spec = Spec.from_dict(read_config(path / CONFIG))
-    split, _ = hold_out(split_of(spec), spec.held_out_fraction)
-    _same_shapes(path, split.train)
-    loaded = _loaded(path, spec, split.train)
-    model, guide, data = loaded.model, loaded.guide, split.train
-    where = pick_device(device)
-    for part in (model, guide):
-        part.to(where)
+    trained = load_trained(run, device)
+    spec, split, where = trained.spec, trained.split, trained.device
+    model, guide, data = trained.model, trained.guide, split.train
     rows = torch.from_numpy(np.random.RandomState(seed).permutation(len(data))[:num_rows])
     batch = data.batch(rows).to(where)
     again = rows[torch.arange(num_samples) % len(rows)]  # inputs of the new datapoints
@@ -85,7 +75,7 @@ def sample(
         "rows": rows,
     }
     arrays = {name: value.cpu().numpy() for name, value in draws.items()}
-    place = Path(out) if out is not None else path
+    place = Path(out) if out is not None else trained.path
     make(place)
     np.savez(place / "samples.npz", **arrays)
     print(f"{num_samples} new datapoints and {num_repeats} replicates of {len(rows)} rows")
@@ -117,26 +107,6 @@ def _new(
             model.run(Batch(values, index, len(index)))
         parts.append({k: v["value"] for k, v in record.sites.items() if k not in held})
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-
-def _same_shapes(path: Path, data: Dataset) -> None:
-    """Refuses data of other columns than those that the run was fitted to."""
-    values = store.read_spec(path)["data"]["values"]
-    then = {name: tuple(value["shape"]) for name, value in values.items()}
-    now = {name: tuple(data.event_shape(name)) for name in data.names}
-    if then != now:
-        raise ValueError(
-            f"{path} was fitted to rows of shapes {then}, but {data.name}, which its {CONFIG} "
-            f"names, has {now}; the file of data or the configuration has changed since"
-        )
-
-
-def _loaded(path: Path, spec: Spec, data: Dataset) -> store.Run:
-    """The run; one of a user's own model is built from the file that its word names."""
-    if ".py" in spec.model:
-        model = resolve("models", spec.model).for_data(data, **spec.model_options)
-        return store.load(path, model=model)
-    return store.load(path)
 
 
 def picture(
