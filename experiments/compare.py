@@ -20,6 +20,7 @@ from experiments.runs import (
     build_model,
     complete,
     judge,
+    judged_rows,
     run,
     split_of,
     summarize,
@@ -31,6 +32,7 @@ from guides.guide import Guide
 from zoo.exact import knows
 from zoo.fitting import FitResult, fit, pick_device
 from zoo.model import Model
+from zoo.registry import resolve
 from zoo.sources import Split
 
 WITH_EXACT = "exact,mean_field/per_datapoint,full_rank/per_datapoint,full_rank/amortized"
@@ -56,6 +58,7 @@ def compare(
     infer_steps: int = 600,
     num_particles: int | None = None,
     eval_particles: int = 1000,
+    eval_rows: int = 2000,
     seed: int = 0,
     device: str = "auto",
     global_family: str = "mean_field",
@@ -103,6 +106,8 @@ def compare(
         infer_steps: steps that fit a table's rows on a frozen model.
         num_particles: draws for each datapoint and step; by default the objective's own number.
         eval_particles: K of the importance-weighted bounds that are reported.
+        eval_rows: how many rows of each side are judged, a seeded choice where there are more; 0
+            judges all.
         seed: the first seed.
         device: auto (CUDA where there is one), cpu or cuda.
         global_family: the family of latents shared by all rows, or a Pyro AutoGuide by its name.
@@ -139,6 +144,7 @@ def compare(
         device=device,
         model_from=model_from,
         eval_particles=eval_particles,
+        eval_rows=eval_rows,
         infer_steps=infer_steps,
     )
     check(base)
@@ -146,7 +152,8 @@ def compare(
     if model_from is not None:
         check_source(model_from, split)
     start = build_model(base, split)
-    local = Guide(start, split.train).latents.local.dim > 0
+    latents = Guide(start, split.train).latents
+    local, shared = latents.local.dim > 0, latents.global_.dim > 0
     knowing = knows(start, "posterior")
     family = family or (WITH_EXACT if knowing and local else WITHOUT_EXACT)
     mode = mode_of(on, family, start, model_from, local)
@@ -180,13 +187,14 @@ def compare(
             clock = time.perf_counter()
             spec = replace(specs[cell], seed=seed + shift)
             if mode == "fixed":
-                outcome = _refit(replace(spec, freeze="model"), start, split)
+                outcome = _refit(replace(spec, freeze="model"), start, split, shared)
             else:
                 outcome = run(spec, split=split)
             outcomes.setdefault(cell, []).append(outcome)
             number = f", seed {spec.seed}" if seeds > 1 and not once else ""
             say(cell.label + number, time.perf_counter() - clock)
-    result = Comparison(model, mode, source, split, outcomes)
+    shown = next(iter(outcomes.values()))[0].judged.split
+    result = Comparison(model, mode, source, shown, outcomes)
     console.print(comparison_table(result, console.width))
     for line in result.remarks():
         console.print(line, highlight=False)
@@ -200,10 +208,16 @@ def compare(
     return result
 
 
-def _refit(spec: Spec, model: Model, split: Split) -> Outcome:
-    """A guide for a frozen model: rows of a table on their own, all else by ``fit``."""
+def _refit(spec: Spec, model: Model, split: Split, shared: bool) -> Outcome:
+    """A guide for a frozen model: rows of a table on their own, all else by ``fit``.
+
+    Where rows share latents, they are fitted together.
+    """
+    amortized = spec.family == "exact" or resolve("inference", spec.inference or "").amortized
+    table = not (amortized or shared) and spec.objective == "elbo"
+    if table:  # only the rows that are judged need theirs
+        split = judged_rows(split, spec.eval_rows)
     guide = build_guide(spec, model, split)
-    table = not (guide.amortized or guide.latents.global_.dim) and spec.objective == "elbo"
     if free(guide) and not table:
         return run(spec, model=model, split=split)
     spec = complete(spec)
@@ -215,6 +229,6 @@ def _refit(spec: Spec, model: Model, split: Split) -> Outcome:
         seconds = time.perf_counter() - clock
         result = FitResult(model, guide, spec.objective, spec.infer_steps, seconds)
         notes = ["the rows of the table were fitted by guide.infer"]
-    train, test, test_guide = judge(spec, model, guide, split)
-    summary = summarize(spec, result, split, train, test, test_guide, notes)
-    return Outcome(spec, result, model, guide, split, train, test, summary, test_guide)
+    judged = judge(spec, model, guide, split)
+    summary = summarize(spec, result, split, judged, notes)
+    return Outcome(spec, result, model, guide, split, judged, summary)

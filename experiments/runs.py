@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from experiments.identified import Components, Loadings, identified
+from experiments.judge.rows import Judged, judge, judged_rows
 from experiments.output import claim_run
 from experiments.spec import Spec, complete, read_config, write_config
 from experiments.summary import summarize
@@ -17,7 +18,7 @@ from guides.guide import Guide
 from zoo import store
 from zoo.context import seeded
 from zoo.data import Dataset
-from zoo.evaluation import Evaluation, evaluate
+from zoo.evaluation import Evaluation
 from zoo.exact import knows
 from zoo.fitting import FitResult, fit, pick_device
 from zoo.model import Model
@@ -32,13 +33,13 @@ __all__ = [
     "complete",
     "hold_out",
     "judge",
+    "judged_rows",
     "read_config",
     "run",
     "split_of",
     "summarize",
 ]
 
-EVALUATION_SEED = 0x5C02E  # the stream that bounds are reported with, apart from those of training
 GUIDE_SEED = 0x6D1DE  # so that a guide does not start from the numbers that its model started from
 
 
@@ -51,9 +52,8 @@ class Outcome:
         result: of the fit.
         model, guide: as trained.
         split: the rows that were trained on, and the test rows.
-        train, test: figures of every row; ``test`` is None where there are no test rows.
+        judged: the figures, and what they are of.
         summary: what ``summary.json`` holds.
-        test_guide: the guide that the test rows were judged with.
         identified: loadings and components, as far as the model has them.
     """
 
@@ -62,11 +62,19 @@ class Outcome:
     model: Model
     guide: Guide
     split: Split
-    train: Evaluation
-    test: Evaluation | None
+    judged: Judged
     summary: dict[str, Any]
-    test_guide: Guide | None = None
     identified: dict[str, Loadings | Components] = field(default_factory=dict)
+
+    @property
+    def train(self) -> Evaluation:
+        """Figures of the training rows."""
+        return self.judged.train
+
+    @property
+    def test(self) -> Evaluation | None:
+        """Figures of the test rows."""
+        return self.judged.test
 
 
 def split_of(spec: Spec) -> Split:
@@ -191,13 +199,13 @@ def run(
         progress=spec.fit_options["progress"] if progress is None else progress,
         **given,
     )
-    train, test, test_guide = judge(spec, model, guide, split)
+    judged = judge(spec, model, guide, split)
     learned = identified(model, guide, split.train, spec.rotate)
-    summary = summarize(spec, result, split, train, test, test_guide, notes)
+    summary = summarize(spec, result, split, judged, notes)
     summary |= {name: part.as_dict() for name, part in learned.items()}
     if place is not None:
         store.write_json(place / "summary.json", summary)
-    return Outcome(spec, result, model, guide, split, train, test, summary, test_guide, learned)
+    return Outcome(spec, result, model, guide, split, judged, summary, learned)
 
 
 def settled(spec: Spec, model: Model) -> tuple[Spec, list[str]]:
@@ -208,16 +216,3 @@ def settled(spec: Spec, model: Model) -> tuple[Spec, list[str]]:
         spec = replace(spec, family="exact", family_options={})
         notes.append(f"{word} trains no guide: its posterior is the model's own (family exact)")
     return spec, notes
-
-
-def judge(
-    spec: Spec, model: Model, guide: Guide, split: Split
-) -> tuple[Evaluation, Evaluation | None, Guide | None]:
-    """Figures of the training and test rows, and the guide that the test rows were judged with."""
-    options = {"num_particles": spec.eval_particles, "seed": EVALUATION_SEED}
-    train = evaluate(model, guide, split.train, **options)
-    if split.test is None:
-        return train, None, None
-    inferred = guide.infer(split.test, steps=spec.infer_steps)
-    test = evaluate(model, inferred, split.test, predictive=True, **options)
-    return train, test, inferred

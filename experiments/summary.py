@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from experiments.judge.rows import Judged
 from experiments.spec import Spec
 from guides.guide import Guide
 from zoo import store
 from zoo.data import Dataset
-from zoo.evaluation import Evaluation
 from zoo.fitting import FitResult
 from zoo.sources import Split
 
@@ -20,9 +20,7 @@ def summarize(
     spec: Spec,
     result: FitResult,
     split: Split,
-    train: Evaluation,
-    test: Evaluation | None,
-    test_guide: Guide | None,
+    judged: Judged,
     notes: list[str] | None = None,
 ) -> dict[str, Any]:
     """The figures of a run and all that they depend on, as plain JSON; bounds in nats a datapoint.
@@ -31,12 +29,12 @@ def summarize(
         spec: what was run, with every default written out.
         result: of the fit.
         split: the data.
-        train, test: the figures; ``test`` is None where there are no test rows.
-        test_guide: the guide that the test rows were judged with.
+        judged: the figures, of which rows, and the guides that they were judged with.
         notes: what a reader of the figures should know besides.
     """
     guide: Guide = result.guide
     latents = guide.latents
+    train, test, rows = judged.train, judged.test, judged.split
     return {
         "model": spec.model,
         "family": spec.family,
@@ -54,6 +52,10 @@ def summarize(
         "train": train.as_dict(),
         "test": test.as_dict() if test is not None else None,
         "eval_particles": train.num_particles,
+        "judged_rows": {
+            "train": len(rows.train),
+            "test": len(rows.test) if rows.test is not None else 0,
+        },
         "global_family": spec.global_family if latents.global_.dim else None,
         "model_options": {k: v for k, v in result.model.options.items() if _plain(v)},
         "num_parameters": {"model": _count(result.model), "guide": _count(guide)},
@@ -63,8 +65,8 @@ def summarize(
             "discrete": list(latents.discrete),
         },
         "adjusted_rand_index": {
-            "train": _rand_index(guide, split.train),
-            "test": _rand_index(test_guide, split.test),
+            "train": _rand_index(judged.train_guide, rows.train),
+            "test": _rand_index(judged.test_guide, rows.test),
         },
         "interrupted": result.interrupted,
         "stopped_early": result.stopped_early,

@@ -88,3 +88,20 @@ def _loss(guide: Guide, batch: Batch, kappa: Tensor, num_particles: int) -> Tens
     held = family(kappa.detach()).log_prob(raw)
     free = family(kappa).log_prob(raw)
     return loss + (held - free).reshape(-1, len(batch)).mean(0).sum()
+
+
+def restrict(guide: Guide, data: Dataset, index: Tensor) -> tuple[Guide, Dataset]:
+    """The guide and the data of some rows alone: a table keeps the vectors of those rows.
+
+    Args:
+        guide: fitted to ``data``.
+        data: all rows.
+        index: (M,), the places of the rows.
+    """
+    rows = data.subset(index)
+    if not isinstance(guide.source, PerDatapoint):
+        return guide, rows
+    table = guide.source.table.weight.detach()
+    source = PerDatapoint(rows, table[0])
+    source.table.weight = nn.Parameter(table[index.to(table.device)])
+    return guide.with_source(source), rows

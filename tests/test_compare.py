@@ -323,7 +323,7 @@ def test_the_rows_shown_have_the_same_draws_under_equal_guides() -> None:
     view = shown(result)
     exact = view.draws[result.reference]
     assert exact.shape == (4000, 4, 2) and view.identified
-    guide = result.outcomes[result.reference][0].test_guide
+    guide = result.outcomes[result.reference][0].judged.test_guide
     model = guide.model
     batch = view.data.batch(view.rows).unscaled()
     turn = rotation(model, model)

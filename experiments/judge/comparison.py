@@ -29,7 +29,7 @@ class Comparison:
         model: its word.
         mode: ``fixed`` (one frozen model for all) or ``joint`` (each its own).
         source: where the fixed model comes from; None in joint mode.
-        split: the data.
+        split: the rows that were judged.
         outcomes: guide -> its runs, one a seed (one in all where seeds make no difference).
 
     Raises:
@@ -209,7 +209,7 @@ def evaluation(outcome: Outcome, side: str) -> Evaluation | None:
 
 def guide_of(outcome: Outcome, side: str) -> Guide:
     """The guide for the train or for the test rows, which are there."""
-    guide = outcome.guide if side == "train" else outcome.test_guide
+    guide = outcome.judged.train_guide if side == "train" else outcome.judged.test_guide
     assert guide is not None
     return guide
 

@@ -1,0 +1,66 @@
+"""Figures of a fitted pair on training and test rows, of so many rows that it ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from experiments.spec import Spec
+from guides.guide import Guide
+from guides.infer import restrict
+from zoo.data import Dataset
+from zoo.evaluation import Evaluation, evaluate
+from zoo.model import Model
+from zoo.sources import Split
+
+EVALUATION_SEED = 0x5C02E  # the stream that bounds are reported with, apart from those of training
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Figures of a model and a guide.
+
+    Attributes:
+        split: the rows that were judged.
+        train, test: figures of every such row; ``test`` is None where there are no test rows.
+        train_guide, test_guide: the guides that they were judged with.
+    """
+
+    split: Split
+    train: Evaluation
+    test: Evaluation | None
+    train_guide: Guide
+    test_guide: Guide | None
+
+
+def judge(spec: Spec, model: Model, guide: Guide, split: Split) -> Judged:
+    """Figures of the training and test rows, of ``spec.eval_rows`` each."""
+    options = {"num_particles": spec.eval_particles, "seed": EVALUATION_SEED}
+    chosen = judged_rows(split, 0 if guide.latents.global_.dim else spec.eval_rows)
+    train_guide = guide
+    if chosen.train is not split.train:
+        train_guide, _ = restrict(guide, split.train, choice(split.train, spec.eval_rows))
+    train = evaluate(model, train_guide, chosen.train, **options)
+    if chosen.test is None:
+        return Judged(chosen, train, None, train_guide, None)
+    test_guide = guide.infer(chosen.test, steps=spec.infer_steps)
+    test = evaluate(model, test_guide, chosen.test, predictive=True, **options)
+    return Judged(chosen, train, test, train_guide, test_guide)
+
+
+def judged_rows(split: Split, count: int) -> Split:
+    """The rows of a split that are judged: ``count`` of each side, all where that is 0."""
+    sides = [
+        data if data is None or not 0 < count < len(data) else data.subset(choice(data, count))
+        for data in (split.train, split.test)
+    ]
+    assert sides[0] is not None
+    return Split(sides[0], sides[1], split.record)
+
+
+def choice(data: Dataset, count: int) -> torch.Tensor:
+    """(M,): ``count`` of the rows, in their order, by ``RandomState(2).permutation``."""
+    order = np.random.RandomState(2).permutation(len(data))
+    return torch.from_numpy(np.sort(order[:count]))
