@@ -1,7 +1,8 @@
-"""Parts that models and guides share: products, selections and perceptrons, safe under any
+"""Parts that models and guides share: products, selections and networks, safe under any
 leading dimensions.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -79,6 +80,27 @@ def select(table: Tensor, y: Tensor, event_dim: int = 0) -> Tensor:
     return Vindex(table)[(Ellipsis, y) + (slice(None),) * event_dim]
 
 
+class Gated(nn.Module):
+    """a(W x + b) ⊙ σ(V x + c): a layer that decides how much of each unit it lets through.
+
+    Args:
+        layer: x -> (..., 2M, *place), such as a linear map or a convolution to 2M channels.
+        activation: a.
+        dim: where the 2M channels stand, counted from the right.
+
+    Reference: Dauphin, Fan, Auli & Grangier, Language modeling with gated convolutional networks,
+    2017.
+    """
+
+    def __init__(self, layer: nn.Module, activation: nn.Module, dim: int = -1) -> None:
+        super().__init__()
+        self.layer, self.activation, self.dim = layer, activation, dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.layer(x).chunk(2, self.dim)
+        return self.activation(value) * gate.sigmoid()
+
+
 class MLP(nn.Sequential):
     """a(A_L ... a(A_1 x + b_1) ... + b_L), without activation after the last layer.
 
@@ -87,6 +109,7 @@ class MLP(nn.Sequential):
         hidden: widths of the hidden layers; () is a linear map.
         out_features: size of the last dimension of the output.
         activation: one of `ACTIVATIONS`.
+        gated: hidden layers are `Gated`: a(W x + b) ⊙ σ(V x + c).
 
     Raises:
         ValueError: the activation is unknown, or a width is below 1.
@@ -101,33 +124,82 @@ class MLP(nn.Sequential):
         hidden: Sequence[int] = (),
         out_features: int = 1,
         activation: str = "tanh",
+        gated: bool = False,
     ) -> None:
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}: {activation!r}")
         if min(hidden, default=1) < 1:
             raise ValueError(f"hidden holds widths of layers, from 1, got {tuple(hidden)}")
         widths = [in_features, *hidden]
         layers: list[nn.Module] = []
+        check_activation(activation)
         for before, after in zip(widths, widths[1:], strict=False):
-            layers += [nn.Linear(before, after), ACTIVATIONS[activation]()]
+            linear, a = nn.Linear(before, (1 + gated) * after), ACTIVATIONS[activation]()
+            layers += [Gated(linear, a)] if gated else [linear, a]
         super().__init__(*layers, nn.Linear(widths[-1], out_features))
 
 
-def widths_of_layers(widths: Sequence[int], count: int) -> tuple[int, ...]:
-    """One width for each of the ``count`` layers of a hierarchy, from the data up.
+def check_activation(name: str) -> None:
+    """ValueError unless the activation is one of `ACTIVATIONS`."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}: {name!r}")
 
-    The last width that is given holds for every layer above.
+
+def network(
+    word: str,
+    in_features: int,
+    hidden: Sequence[int],
+    out_features: int,
+    activation: str = "tanh",
+    gated: bool = False,
+    image_shape: Sequence[int] | None = None,
+    decoder: bool = False,
+) -> nn.Module:
+    """A network from (..., in_features) to (..., out_features) by one word.
+
+    Args:
+        word: "mlp", or "conv" for images, held as flat vectors.
+        in_features, out_features: sizes of the last dimensions.
+        hidden: widths of the dense hidden layers; with "conv" those between the code and the
+            convolutions, whose channels are 32 and 64.
+        activation, gated: as for `MLP`.
+        image_shape: (H, W) or (C, H, W), for "conv".
+        decoder: whether the image comes out ("conv" up) or goes in ("conv" down).
 
     Raises:
-        ValueError: no width, one below 1, or more widths than layers.
+        ValueError: an unknown word; "conv" without an image shape, or one that does not fit.
 
-    >>> widths_of_layers((200, 100), 4)
-    (200, 100, 100, 100)
+    >>> up = network("conv", 2, (8,), 48, image_shape=(3, 4, 4), decoder=True)
+    >>> up(torch.zeros(7, 5, 2)).shape
+    torch.Size([7, 5, 48])
     """
-    given = tuple(widths)
-    if not given or min(given) < 1 or len(given) > count:
+    if word not in ("mlp", "conv"):
+        raise ValueError(f"net must be one of 'mlp', 'conv'; got {word!r}")
+    if word == "mlp":
+        return MLP(in_features, hidden, out_features, activation, gated)
+    from zoo.convolutions import ConvDecoder, ConvEncoder  # made of the parts above
+
+    if image_shape is None:
         raise ValueError(
-            f"widths holds one width from 1 for each of the {count} layers, from the data up (the "
-            f"last one goes on), got {given}"
+            "net='conv' needs the image_shape (H, W) or (C, H, W) of the rows, which data sets of "
+            "images have; give Dataset(..., image_shape=...), or use net='mlp'"
         )
-    return given + given[-1:] * (count - len(given))
+    if decoder:
+        return ConvDecoder(in_features, image_shape, out_features, hidden, activation, gated)
+    extra = in_features - math.prod(image_shape)
+    return ConvEncoder(image_shape, out_features, hidden, activation, gated, extra_features=extra)
+
+
+def last_bias(net: nn.Module, size: int) -> nn.Parameter | None:
+    """The parameter that is added to the output (..., size) of a network, where it has one.
+
+    A network says so by an attribute `output_bias`; else it is the bias of its last linear layer.
+
+    >>> last_bias(MLP(2, (3,), 4), 4).shape
+    torch.Size([4])
+    """
+    for module in reversed(list(net.modules())):
+        bias = getattr(module, "output_bias", None)
+        if bias is None and isinstance(module, nn.Linear):
+            bias = module.bias
+        if isinstance(bias, nn.Parameter):
+            return bias if bias.shape == (size,) else None
+    return None
