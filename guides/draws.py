@@ -1,7 +1,8 @@
-"""A family's draw handed to the sites of a model, with its density."""
+"""A family made from its word, and its draw handed to the sites of a model, with its density."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pyro
@@ -10,6 +11,14 @@ from torch import Tensor
 
 from guides.family import Family
 from guides.sites import Sites
+from zoo.registry import build
+
+
+def made(family: str | type[Family], dim: int, options: Mapping[str, Any]) -> Family:
+    """A family from its word or its class."""
+    if isinstance(family, str):
+        return build("families", family, dim, **options)
+    return family(dim, **options)
 
 
 def sample(name: str, q: Any, sites: Sites, family: Family) -> dict[str, Tensor]:

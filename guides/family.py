@@ -33,11 +33,13 @@ class Family(nn.Module):
         uses_kappa: False where q comes from elsewhere and has no parameters of its own.
         scores: False where only the family's own draws have a density: q of a z from elsewhere is
             refused by name.
+        refines: whether a Markov chain moves q's draws on, which ``refined`` then gives.
     """
 
     has_density: ClassVar[bool] = True
     uses_kappa: ClassVar[bool] = True
     scores: ClassVar[bool] = True
+    refines: bool = False
     shorthand: ClassVar[str | None] = None
     infer: ClassVar[dict[str, Any]] = {}
 
@@ -65,6 +67,12 @@ class Family(nn.Module):
     ) -> TorchDistribution:
         """q(z | x) of every row: batch shape (B,), event shape (d,)."""
         return self(source(batch))
+
+    def refined(
+        self, model: Model, batch: Batch, source: Callable[[Batch], Tensor]
+    ) -> TorchDistribution:
+        """The draws that stand for the posterior, where they are more than those of q."""
+        return self.distribution(model, batch, source)
 
     def bind(self, latents: Latents) -> None:
         """Told once which latents of the model q is of; most families need not know."""

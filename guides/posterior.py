@@ -22,7 +22,8 @@ class Posterior:
     Attributes:
         samples: by site; local (S, B, *event), global (S, *event), discrete (S, B) drawn from
             q(z) p(y | x, z).
-        log_q: (S, B), log q(z | x) of the continuous local latents, in nats.
+        log_q: (S, B), log q(z | x) of the continuous local latents, in nats; NaN for draws of a
+            Markov chain, which have no density.
         log_q_global: (S,), log q(g).
         probabilities: by discrete site, (B, C): p(y | x, z) averaged over the draws, which is the
             responsibilities where nothing else is latent.
@@ -62,7 +63,8 @@ def posterior(guide: Guide, batch: Batch, num_samples: int = 1000) -> Posterior:
         raise ValueError(f"num_samples counts draws from 1, got {num_samples}")
     has_globals = bool(guide.latents.global_.dim)
     inner, outer = (1, num_samples) if has_globals else (num_samples, 1)
-    weights = log_weights(guide.model, guide, batch, inner, outer)
+    draw = guide.refined if guide.refines else guide
+    weights = log_weights(guide.model, draw, batch, inner, outer)
     rows = len(batch)
     samples = {}
     for site in guide.latents.local.sites:
@@ -71,6 +73,7 @@ def posterior(guide: Guide, batch: Batch, num_samples: int = 1000) -> Posterior:
     for site in guide.latents.global_.sites:
         samples[site.name] = weights.values[site.name].reshape(num_samples, *site.shape)
     log_q = weights.log_q if weights.log_q.dim() == 3 else weights.log_q[0]
+    log_q = torch.full_like(log_q, torch.nan) if guide.refines else log_q
     probabilities: dict[str, Tensor] = {}
     if weights.enumerated:
         joint, draws = weights.discrete()

@@ -54,7 +54,7 @@ def _check_gradients(family: Any, kappa: Tensor) -> None:
     (z * slope + z.square()).sum().sub(q.log_prob(z).sum()).backward()
     lost = [i for i in range(kappa.shape[-1]) if kappa.grad is None or not kappa.grad[:, i].any()]
     ensure(not lost, f"no gradient reaches the entries {lost} of κ; sample by rsample")
-    for name, parameter in family.named_parameters():
+    for name, parameter in family.named_parameters() if family.scores else ():
         ensure(parameter.grad is not None, f"no gradient reaches the parameter {name!r}")
 
 

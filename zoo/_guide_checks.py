@@ -96,6 +96,13 @@ def check_densities(model: Model, guide: Any, batch: Batch) -> None:
         return
     weights = weigh(model, guide, batch)
     local = {n: v for n, v in weights.values.items() if n not in weights.globals}
+    if not getattr(guide, "scores", True):
+        try:
+            guide.log_prob(batch, local)
+        except ValueError as error:
+            ensure("cannot score a given z" in str(error), f"log_prob is refused by {error}")
+            return
+        raise AssertionError("a guide that does not score a given z has to refuse log_prob")
     if not local or weights.log_q_enum is not None:
         return
     got = []
