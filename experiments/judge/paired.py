@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean, stdev
 from typing import Any
 
 import torch
@@ -133,3 +134,13 @@ def same_data(records: Mapping[str, Mapping[str, Any]]) -> None:
                     f"{first!r} and {name!r} cannot be compared: {key} is {mine!r} in one and "
                     f"{its!r} in the other; fit both on the same data"
                 )
+
+
+def spread(means: Sequence[float], errors: Sequence[float]) -> tuple[float, float]:
+    """Mean and error: that of the one run, or the sd over several.
+
+    Example:
+        >>> spread([2.0], [0.1]), spread([1.0, 3.0], [0.1, 0.1])[1] ** 2
+        ((2.0, 0.1), 2.0)
+    """
+    return fmean(means), errors[0] if len(means) == 1 else stdev(means)

@@ -87,14 +87,14 @@ def _has_globals(comparison: Comparison) -> bool:
 
 
 def _gaps(axes: Any, comparison: Comparison, looks: dict[Any, Any]) -> None:
-    """A line a guide: gap to log p(x), or the ELBO where log p(x) is not known."""
+    """A line a guide: gap to log p(x) or to its tightest bound, or the ELBO where there is none."""
     sides = ["test", "train"] if comparison.split.test is not None else ["train"]
-    known = comparison.known
+    known, gaps = comparison.known, comparison.gaps
     order = [cell for cell in comparison.ranked if comparison.figure(cell, sides[0], "elbo")]
     for y, cell in enumerate(order):
         colour = looks[cell][0]
         for side, shift in zip(sides, (-0.12, 0.12), strict=False):
-            value = comparison.gap(cell, side) if known else comparison.figure(cell, side, "elbo")
+            value = comparison.gap(cell, side) if gaps else comparison.figure(cell, side, "elbo")
             if value is None:
                 continue
             filled = side == sides[0]
@@ -129,14 +129,16 @@ def _gaps(axes: Any, comparison: Comparison, looks: dict[Any, Any]) -> None:
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="#E6E6E6")
     axes.set_axisbelow(True)
-    if known:
+    if gaps:
         axes.axvline(0, color="black", linewidth=0.8)
-        axes.set_xlabel("log p(x) − ELBO = KL(q ‖ p(z|x)), nats per datapoint")
+        evidence = "log p(x) − ELBO = KL" if known else "tightest IWAE − ELBO ≤ KL"
+        axes.set_xlabel(f"{evidence}(q ‖ p(z|x)), nats per datapoint")
     else:
         axes.set_xlabel("ELBO, nats per datapoint (higher is better)")
     error = "± 2 se" if comparison.seeds == 1 else f"± 2 sd of {comparison.seeds} seeds"
     marks = ", ".join(f"{mark} {side} rows" for mark, side in zip("●□", sides, strict=False))
-    what = "Gap to the evidence" if known else "Bound on the evidence"
+    what = "Gap to the evidence" if gaps else "Bound on the evidence"
+    what += ", at least" if gaps and not known else ""
     axes.set_title(f"{what}\n{marks}, {error}", loc="left", fontsize=10)
 
 

@@ -55,16 +55,18 @@ def comparison_table(comparison: Comparison, width: int = 160) -> Table:
     particles = next(iter(comparison.outcomes.values()))[0].train.num_particles
     sides = ("train", "test") if both else ("train",)
     judged, joint = sides[-1], comparison.mode == "joint"
-    spare = ["parameters", "seconds", f"IWAE-{particles} {judged}", "gap train", "ELBO train"]
+    spare = ["parameters", "seconds", f"IWAE-{particles} {judged}", "gap train", "gap train ≥"]
+    spare.append("ELBO train")
     rows = []
     for guide in comparison.ranked:
         row = {"guide": guide.label}
         row |= {f"ELBO {s}": number(comparison.figure(guide, s, "elbo")) for s in sides}
         row[f"IWAE-{particles} {judged}"] = number(comparison.figure(guide, judged, "iwae"))
-        if comparison.known:
-            if joint:
-                row[f"log p(x) {judged}"] = number(comparison.figure(guide, judged, "exact"))
-            row |= {f"gap {s}": number(comparison.gap(guide, s)) for s in sides}
+        if comparison.known and joint:
+            row[f"log p(x) {judged}"] = number(comparison.figure(guide, judged, "exact"))
+        if comparison.gaps:
+            sign = "" if comparison.known else " ≥"
+            row |= {f"gap {s}{sign}": number(comparison.gap(guide, s)) for s in sides}
         runs = comparison.outcomes[guide]
         counts = runs[0].summary["num_parameters"]
         count = counts["guide"] + (counts["model"] if joint else 0)
