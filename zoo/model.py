@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar, Self
 
@@ -35,6 +35,9 @@ class Model(nn.Module):
         inputs: names taken from the batch, never sampled or scored (exposures, conditions). One
             with a default in ``forward`` is optional.
         plate: the name of the data plate.
+        classes: by name, how many classes an input of whole numbers has; encoders read it one-hot.
+        shared_encoder: a network x (..., D) -> κ of the family mean_field that the model owns and
+            an amortized guide uses as its own (see ``zoo.priors.Vamp``); None where there is none.
 
     A model may know more, and says so by having the method:
         ``log_evidence(x) -> (B,)``, log p(x) in nats; ``posterior(x)``, a distribution over the
@@ -54,6 +57,8 @@ class Model(nn.Module):
 
     plate: ClassVar[str] = "data"
     inputs: ClassVar[tuple[str, ...]] = ()
+    classes: Mapping[str, int] = {}
+    shared_encoder: nn.Module | None = None
 
     _anchor: Tensor
     _arguments: tuple[tuple[Any, ...], dict[str, Any]]
@@ -85,15 +90,27 @@ class Model(nn.Module):
 
     @classmethod
     def for_data(cls, data: Any, **options: Any) -> Self:
-        """A model whose ``data_dim`` is that of ``data["x"]``, started by ``initialize``."""
+        """A model whose ``data_dim`` is that of ``data["x"]``, started by ``initialize``.
+
+        What ``options_for`` reads off the data stands in for options that are not given.
+        """
         data = as_dataset(data)
         if "data_dim" in inspect.signature(cls).parameters and "data_dim" not in options:
             if "x" not in data.names:
                 raise ValueError(f"the data have {list(data.names)}, but {cls.__name__} models 'x'")
-            options["data_dim"] = data["x"].shape[-1] if data["x"].dim() > 1 else 1
+            options["data_dim"] = data.event_shape("x")[-1] if data.event_shape("x") else 1
+        for name, value in cls.options_for(data).items():
+            if options.get(name) is None:
+                options[name] = value
         model = cls(**options)
         model.initialize(data)
         return model
+
+    @classmethod
+    def options_for(cls, data: Dataset) -> dict[str, Any]:
+        """Options that the data decide where nobody else does: plain words and numbers."""
+        wanted = data.image_shape is not None and "image_shape" in inspect.signature(cls).parameters
+        return {"image_shape": list(data.image_shape)} if wanted else {}  # type: ignore[arg-type]
 
     def initialize(self, data: Dataset) -> None:
         """Starts the parameters from the data. By default they stay where they are."""

@@ -1,11 +1,12 @@
 """Small parts that model files share: checks of options and the data of the examples."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 
-from zoo.data import Dataset
+from zoo.data import Batch, Dataset
 
 
 def check_option(name: str, value: object, allowed: Sequence[object]) -> None:
@@ -45,6 +46,17 @@ def filled_rows(data: Dataset) -> torch.Tensor:
         return x
     seen = data.observed["x"].to(x)
     return torch.where(seen > 0, x, (x * seen).sum(0) / seen.sum(0))
+
+
+def some_rows(data: Dataset, most: int = 10_000) -> Batch:
+    """Up to `most` rows, evenly spaced, as training sees them; missing entries at their mean."""
+    count = min(len(data), most)
+    batch = data.batch(torch.linspace(0, len(data) - 1, count, device=data.device).long())
+    if "x" not in batch.observed:
+        return batch
+    x, seen = batch["x"], batch.observed["x"].to(batch["x"])
+    x = torch.where(seen > 0, x, (x * seen).sum(0) / seen.sum(0).clamp_min(1))
+    return replace(batch, values={**batch.values, "x": x})
 
 
 def iris(every: int = 3) -> Dataset:
