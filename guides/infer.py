@@ -32,7 +32,8 @@ def infer(
 
     An amortized guide is returned as it is. For a table each row is optimised on its own by Adam,
     its learning rate falling to zero along a cosine, with log q's parameters held (sticking the
-    landing), whose noise vanishes as q nears the posterior. The random numbers are a stream of
+    landing), whose noise vanishes as q nears the posterior; a family whose densities are dear to
+    compute, such as most flows, takes the plain path-wise gradient. The random numbers are a stream of
     their own: the bound is later evaluated with other draws than those that chose κ.
 
     Args:
@@ -74,7 +75,7 @@ def infer(
 
 
 def _loss(guide: Guide, batch: Batch, kappa: Tensor, num_particles: int) -> Tensor:
-    """-Σ_n ELBO_n(κ_n), the parameters of log q held where q has a density."""
+    """-Σ_n ELBO_n(κ_n), the parameters of log q held where q has a density that is cheap."""
     family = guide.family
     assert family is not None
     weights = log_weights(
@@ -82,8 +83,9 @@ def _loss(guide: Guide, batch: Batch, kappa: Tensor, num_particles: int) -> Tens
     )
     loss = -weights.bound(mean).sum()
     local = guide.latents.local
-    raw = weights.values[local.names[0] if local.identity else "_local"]
-    if not family.has_density or not raw.requires_grad:
+    places = ("_z0", "_local", local.names[0])  # where the draw of Ψ stands
+    raw = next(weights.values[name] for name in places if name in weights.values)
+    if not (family.has_density and family.scores_cheaply) or not raw.requires_grad:
         return loss
     held = family(kappa.detach()).log_prob(raw)
     free = family(kappa).log_prob(raw)

@@ -71,6 +71,7 @@ def predict(
         raise ValueError(f"num_samples counts draws from 1, got {num_samples}")
     model = as_model(model)
     batch = batch if isinstance(batch, Batch) else as_dataset(batch).batch()
+    guide = guide.refined if getattr(guide, "refines", False) else guide  # type: ignore[attr-defined]
     has_globals = log_weights(model, guide, batch).has_globals
     outer, inner = (num_samples, 1) if has_globals else (1, num_samples)
     weights = log_weights(model, guide, batch, inner, outer)
