@@ -208,38 +208,18 @@ def last_bias(net: nn.Module, size: int) -> nn.Parameter | None:
 def widths_of_layers(widths: Sequence[int], count: int) -> tuple[int, ...]:
     """One width for each of the ``count`` layers of a hierarchy, from the data up.
 
-    The last width that is given holds for every layer above.
+    The last width that is given holds for every layer above; those beyond the layers are left.
 
     Raises:
-        ValueError: no width, one below 1, or more widths than layers.
+        ValueError: no width, or one below 1.
 
     >>> widths_of_layers((200, 100), 4)
     (200, 100, 100, 100)
     """
     given = tuple(widths)
-    if not given or min(given) < 1 or len(given) > count:
+    if min(given, default=0) < 1:
         raise ValueError(
             f"widths holds one width from 1 for each of the {count} layers, from the data up (the "
             f"last one goes on), got {given}"
         )
-    return given + given[-1:] * (count - len(given))
-
-
-def widths_of_layers(widths: Sequence[int], count: int) -> tuple[int, ...]:
-    """One width for each of the ``count`` layers of a hierarchy, from the data up.
-
-    The last width that is given holds for every layer above.
-
-    Raises:
-        ValueError: no width, one below 1, or more widths than layers.
-
-    >>> widths_of_layers((200, 100), 4)
-    (200, 100, 100, 100)
-    """
-    given = tuple(widths)
-    if not given or min(given) < 1 or len(given) > count:
-        raise ValueError(
-            f"widths holds one width from 1 for each of the {count} layers, from the data up (the "
-            f"last one goes on), got {given}"
-        )
-    return given + given[-1:] * (count - len(given))
+    return (given + given[-1:] * count)[:count]
