@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
+from torch.nn.functional import one_hot, softplus
 
 from guides.family import inverse_softplus
 from guides.source import Objective, Source
 from zoo.data import Batch, Dataset
-from zoo.nets import MLP
+from zoo.nets import network
+
+MAX_TABLE = 2 * 2**30  # bytes; the optimizer keeps two more of the size
 
 
 class PerDatapoint(Source):
@@ -20,6 +23,9 @@ class PerDatapoint(Source):
     The gradient is sparse, and so is the optimizer's step; the table and its two moments take
     3 N P numbers. Unseen rows need an optimisation: ``guide.infer(data)``.
 
+    Raises:
+        ValueError: a table of more than 2 GiB, with its size.
+
     Reference: Hoffman, Blei, Wang and Paisley, "Stochastic Variational Inference", 2013.
     """
 
@@ -27,6 +33,7 @@ class PerDatapoint(Source):
 
     def __init__(self, data: Dataset, initial: Tensor, latents: tuple[str, ...] = ()):
         super().__init__(data, initial, latents)
+        _check_size(len(data), initial)
         table = initial.expand(len(data), -1).clone()
         self.table = nn.Embedding.from_pretrained(table, freeze=False, sparse=True)  # (N, P)
         self.fingerprint = data.fingerprint
@@ -41,17 +48,34 @@ class PerDatapoint(Source):
         return self.table(batch.index)
 
 
+def _check_size(rows: int, row: Tensor) -> None:
+    size = rows * row.numel() * row.element_size()
+    if size > MAX_TABLE:
+        raise ValueError(
+            f"a table of {rows} rows of {row.numel()} numbers takes {size / 2**30:.1f} GiB, more "
+            f"than {MAX_TABLE / 2**30:.0f}; use --inference amortized, a shorter flow, or weights "
+            "that all rows share (--family.flow shared)"
+        )
+
+
 class Amortized(Source):
     """κ_n = κ_0 + g(x_n): one network for all datapoints.
 
     The network reads the observed values of the row and, where entries are missing, which ones.
     They are flattened and standardised by the mean and the standard deviation of the data that the
     guide was built from, the latter at least a tenth of its root mean square over the columns.
+    Labels, whole numbers whose classes the model counts in ``classes``, are read one-hot.
 
     Args:
         hidden: widths of the hidden layers; ``[]`` is a linear encoder.
         activation: ``relu``, ``tanh``, ``softplus``, ``elu``, ``gelu`` or ``silu``.
         encoder: a network of yours from the standardised features (B, F) to (B, P).
+        net: mlp, or conv for data with an ``image_shape``, with ``hidden`` dense layers after it.
+        gated: hidden layers are gated, a(W h + b) ⊙ σ(V h + c).
+        classes: name -> number of classes of a label, as the model has it.
+
+    Raises:
+        ValueError: nothing to read; conv for data that are no images.
 
     Reference: Kingma and Welling, "Auto-Encoding Variational Bayes", 2014.
     """
@@ -68,9 +92,15 @@ class Amortized(Source):
         hidden: tuple[int, ...] = (64, 64),
         activation: str = "relu",
         encoder: nn.Module | None = None,
+        net: str = "mlp",
+        gated: bool = False,
+        classes: Mapping[str, int] | None = None,
     ):
         super().__init__(data, initial, latents)
-        self.names = tuple(name for name in data.names if name not in latents)
+        self.classes = dict(classes or {})
+        names = (name for name in data.names if name not in latents)
+        # A convolution looks for the image first.
+        self.names = tuple(sorted(names, key=lambda name: net == "conv" and name != "x"))
         if not self.names:
             raise ValueError("the data have no observed values for an encoder to read")
         rows = torch.arange(min(len(data), 10_000), device=data.device)
@@ -82,8 +112,11 @@ class Amortized(Source):
         self.register_buffer("center", head.mean(0))  # (F,)
         self.register_buffer("spread", torch.where(spread > 0, spread, 1.0))  # (F,)
         self.register_buffer("start", initial)  # (P,)
-        width = head.shape[-1] + sum(data[name][0].numel() for name in self.masked)
-        self.encoder = encoder or MLP(width, tuple(hidden), len(initial), activation)
+        width = head.shape[-1] + sum(data.event_shape(name).numel() for name in self.masked)
+        shape = data.image_shape if "x" in self.names else None
+        self.encoder = encoder or network(
+            net, width, tuple(hidden), len(initial), activation, gated, shape
+        )
         if encoder is None:
             last = [m for m in self.encoder.modules() if isinstance(m, nn.Linear)][-1]
             with torch.no_grad():  # start near κ_0, whatever x is
@@ -91,7 +124,15 @@ class Amortized(Source):
                 last.bias.zero_()
 
     def _raw(self, batch: Batch, dtype: torch.dtype) -> Tensor:
-        return torch.cat([batch[n].reshape(len(batch), -1).to(dtype) for n in self.names], -1)
+        return torch.cat([self._wide(batch[n], n).to(dtype) for n in self.names], -1)
+
+    def _wide(self, value: Tensor, name: str) -> Tensor:
+        """(B, ...) as a row of numbers each: a label one-hot, the mask of one as wide."""
+        if name not in self.classes or value.is_floating_point() or value.dim() > 1:
+            return value.reshape(len(value), -1)
+        if value.dtype == torch.bool:
+            return value.unsqueeze(-1).expand(-1, self.classes[name])
+        return one_hot(value.long(), self.classes[name])
 
     def features(self, batch: Batch) -> Tensor:
         """(B, F): what the encoder reads."""
@@ -108,7 +149,7 @@ class Amortized(Source):
             )
         everything = {name: torch.ones_like(batch[name], dtype=torch.bool) for name in self.names}
         masks = {**everything, **batch.observed}
-        present = torch.cat([masks[name].reshape(len(batch), -1) for name in self.names], -1)
+        present = torch.cat([self._wide(masks[name], name) for name in self.names], -1)
         shown = [masks[name].reshape(len(batch), -1) for name in self.masked]
         return torch.cat([scaled * present, *(m.to(scaled.dtype) for m in shown)], -1)
 
@@ -133,6 +174,7 @@ class SemiAmortized(Amortized):
         hidden: widths of the encoder's hidden layers.
         activation: as for ``amortized``.
         encoder: a network of yours.
+        net, gated, classes: as for ``amortized``.
         steps: T.
         step_size: η at the start.
         num_particles: draws for each inner gradient.
@@ -157,8 +199,11 @@ class SemiAmortized(Amortized):
         num_particles: int = 4,
         clip: float = 10.0,
         through: bool = True,
+        net: str = "mlp",
+        gated: bool = False,
+        classes: Mapping[str, int] | None = None,
     ):
-        super().__init__(data, initial, latents, hidden, activation, encoder)
+        super().__init__(data, initial, latents, hidden, activation, encoder, net, gated, classes)
         if steps < 1 or step_size <= 0 or clip <= 0 or num_particles < 1:
             raise ValueError("steps, step_size, num_particles and clip are positive")
         self.steps, self.clip, self.through = steps, clip, through

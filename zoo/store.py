@@ -113,6 +113,7 @@ def describe(model: Model, guide: Any, data: Dataset, **more: Any) -> dict[str, 
             "name": data.name,
             "size": len(data),
             "fingerprint": data.fingerprint,
+            "image_shape": data.image_shape and list(data.image_shape),
             "values": {
                 name: {
                     "shape": list(data.event_shape(name)),
@@ -241,4 +242,5 @@ def _stub(spec: Mapping[str, Any]) -> Dataset:
         if value["missing"]
     }
     values = {name: value.expand(size, *value.shape[1:]) for name, value in one.items()}
-    return Dataset(one, name=spec["name"]).replaced(values, masks, spec["fingerprint"])
+    stub = Dataset(one, name=spec["name"], image_shape=spec.get("image_shape"))
+    return stub.replaced(values, masks, spec["fingerprint"])
