@@ -29,6 +29,8 @@ class Family(nn.Module):
 
     Attributes:
         has_density: False where q is a point mass, whose objective is no bound.
+        scores_cheaply: whether log q(z) of a z from elsewhere costs about as much as a draw; a
+            flow may have to invert its layers step by step.
         shorthand: the option that a word gives after a colon, ``low_rank:3``.
         uses_kappa: False where q comes from elsewhere and has no parameters of its own.
         scores: False where only the family's own draws have a density: q of a z from elsewhere is

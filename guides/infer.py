@@ -32,8 +32,8 @@ def infer(
 
     An amortized guide is returned as it is. For a table each row is optimised on its own by Adam,
     its learning rate falling to zero along a cosine, with log q's parameters held (sticking the
-    landing), whose noise vanishes as q nears the posterior; a family whose densities are dear to
-    compute, such as most flows, takes the plain path-wise gradient. The random numbers are a stream of
+    landing), whose noise vanishes as q nears the posterior; a family that does not score cheaply,
+    such as most flows, takes the plain path-wise gradient. The random numbers are a stream of
     their own: the bound is later evaluated with other draws than those that chose κ.
 
     Args:
