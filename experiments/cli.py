@@ -17,12 +17,14 @@ OVERVIEW = """usage: zoo COMMAND [options]
 Latent-variable models, guides and objectives, each chosen by one word.
 
 commands:
-  zoo list [models|families|inference|objectives|data] [--json]
-                        the words there are, with a line on each
+  zoo list [KIND] [--json]
+                        the words there are, with a line on each: models, families, inference,
+                        objectives, likelihoods, priors, recipes, data
   zoo fit MODEL         fit a model and a guide to data, judge them, keep the run
   zoo compare MODEL     several guides or objectives for one model, on the same data and draws
   zoo select MODEL      the latent dimension or number of components, by held-out likelihood
   zoo sample RUN        draws from a fitted model beside its data: a file and a picture
+  zoo reproduce NAME    a figure of the lectures or of a paper, made again
 
 options:
   --help, -h            this; `zoo COMMAND --help` says more, and `zoo fit ppca --help` shows
@@ -40,9 +42,10 @@ examples:
 Data files are looked for in the working directory and in the folder that ZOO_DATA names.
 ZOO_DEBUG=1 shows where an error comes from."""
 
-LIST_HELP = """usage: zoo list [models|families|inference|objectives|data] [--json]
+LIST_HELP = """usage: zoo list [KIND] [--json]
 
-The words that the other commands take, with a line on each; of one kind, or of all.
+The words that the other commands take, with a line on each; of one kind, or of all: models,
+families, inference, objectives, likelihoods, priors, recipes, data.
 
 options:
   --json                kind -> word -> line, as JSON
@@ -52,7 +55,7 @@ examples:
   zoo list models
   zoo list data --json"""
 
-COMMANDS = ("list", "fit", "compare", "select", "sample")
+COMMANDS = ("list", "fit", "compare", "select", "sample", "reproduce")
 
 EXAMPLES = {
     "compare": """examples:
@@ -66,6 +69,10 @@ EXAMPLES = {
     "sample": """examples:
   zoo sample runs/wine
   zoo sample runs/digits --num-samples 100 --out pictures""",
+    "reproduce": """examples:
+  zoo list recipes
+  zoo reproduce energies --out runs/energies
+  zoo reproduce component-collapse --scale smoke""",
 }
 
 

@@ -32,8 +32,8 @@ def names(kind: str) -> dict[str, str]:
     """word -> one line on it, sorted by word; without importing what it names.
 
     Args:
-        kind: ``models``, ``families``, ``inference``, ``objectives``, ``likelihoods``, ``priors``
-            or ``data``.
+        kind: ``models``, ``families``, ``inference``, ``objectives``, ``likelihoods``, ``priors``,
+            ``recipes`` or ``data``.
 
     Raises:
         ValueError: an unknown kind, or a file that holds two public classes where the file's name
@@ -68,6 +68,8 @@ def resolve(kind: str, name: str) -> Any:
         from zoo._user_file import model_in_file
 
         return model_in_file(Path(match[1]), match[2])
+    if kind == "families" and "+" in name:
+        return importlib.import_module("guides.stacked").stacked(name)
     word, _, value = name.partition(":")
     if word not in found:
         raise unknown(_KINDS[kind].singular, name, found)
@@ -92,7 +94,7 @@ def build(kind: str, name: str, *args: Any, **options: Any) -> Any:
     """
     target = resolve(kind, name)
     word, _, value = name.partition(":")
-    if not value:
+    if not value or "+" in name:  # planar:4+iaf:2 says its lengths itself
         return target(*args, **options)
     option = target.shorthand
     if option in options and str(options[option]) != value:
@@ -136,17 +138,25 @@ def entries(kind: str) -> dict[str, Entry]:
     return dict(_KINDS[kind].find())
 
 
-def _classes_of(package: str, only: str) -> Iterator[tuple[str, Entry]]:
-    """A file whose public classes are each a word."""
-    for module, tree in _modules(package, only=only):
-        for node in _public(tree, ast.ClassDef):
-            yield snake_case(node.name), _entry(module, node, tree)
+def _classes_of(package: str, *files: str) -> Iterator[tuple[str, Entry]]:
+    """Files whose public classes are each a word."""
+    for file in files:
+        for module, tree in _modules(package, only=file):
+            for node in _public(tree, ast.ClassDef):
+                yield snake_case(node.name), _entry(module, node, tree)
 
 
 def _objectives() -> Iterator[tuple[str, Entry]]:
     for module, tree in _modules("zoo.objectives"):
         for node in _public(tree, ast.FunctionDef):
             yield node.name, _entry(module, node, tree)
+
+
+def _recipes() -> Iterator[tuple[str, Entry]]:
+    for module, tree in _modules("experiments.recipes"):
+        for node in _public(tree, ast.FunctionDef):
+            if module.endswith(f".{node.name}"):  # the other functions are its parts
+                yield node.name, _entry(module, node, tree)
 
 
 def _data() -> Iterator[tuple[str, Entry]]:
@@ -227,10 +237,11 @@ class _Kind(NamedTuple):
 _KINDS = {
     "models": _Kind("model", partial(_one_class_a_file, "zoo.models", "Model", "VAE")),
     "families": _Kind("family", partial(_one_class_a_file, "guides.families", "Family", "Flow")),
-    "inference": _Kind("inference", partial(_classes_of, "guides", "inference")),
+    "inference": _Kind("inference", partial(_classes_of, "guides", "inference", "structured")),
     "objectives": _Kind("objective", _objectives),
-    "likelihoods": _Kind("likelihood", partial(_classes_of, "zoo", "likelihoods")),
+    "likelihoods": _Kind("likelihood", partial(_classes_of, "zoo.likelihoods", "*")),
     "priors": _Kind("prior", partial(_classes_of, "zoo", "priors")),
+    "recipes": _Kind("recipe", _recipes),
     "data": _Kind("data set", _data),
 }
 KINDS = tuple(_KINDS)

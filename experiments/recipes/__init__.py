@@ -1,0 +1,1 @@
+"""Published results and figures of lectures, each a short file and a command."""
