@@ -1,6 +1,6 @@
 """What every likelihood is: a map from a decoder's outputs to a distribution of the data."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from zoo.models._parts import check_option, check_positive, check_size
 
+EDGE = 1e-3  # how far from its ends a mean is kept
 SOURCES = ("fixed", "scalar", "dimension", "decoder")
 
 
@@ -57,15 +58,15 @@ class Likelihood(nn.Module):
             )
         if outputs.dtype in (torch.float16, torch.bfloat16):
             outputs = outputs.float()  # a sum over many dimensions needs the digits
-        parts = outputs.unflatten(-1, (-1, self.data_dim)).unbind(-2)  # P of (..., D)
+        parts = outputs.unflatten(-1, (self.per_dimension, self.data_dim))  # (..., P, D)
         if exposure is None:
-            return self.distribution(*parts)
+            return self.distribution(parts)
         if is_validation_enabled() and not bool((exposure > 0).all()):
             raise ValueError("exposure must be positive in every row; drop the rows where it is 0")
-        return self.distribution(*parts, exposure=exposure.unsqueeze(-1))
+        return self.distribution(parts, exposure=exposure)
 
-    def distribution(self, *parts: Tensor, **options: Any) -> TorchDistribution:
-        """p(x | parts), each part (..., D); an exposure is (B, 1)."""
+    def distribution(self, parts: Tensor, **options: Any) -> TorchDistribution:
+        """p(x | parts) of parts (..., P, D), and for counts of an exposure (B,)."""
         raise NotImplementedError
 
     def mean(self, outputs: Tensor, exposure: Tensor | None = None) -> Tensor:
@@ -117,8 +118,8 @@ class Positive(nn.Module):
         """How many outputs a dimension it takes."""
         return int(self.source == "decoder")
 
-    def forward(self, *outputs: Tensor) -> Tensor:
-        """v, () or (D,) or, from outputs (..., D), (..., D)."""
+    def forward(self, outputs: Sequence[Tensor] = ()) -> Tensor:
+        """v, () or (D,) or, from [(..., D)], (..., D)."""
         if outputs:
             return self.floor + F.softplus(outputs[0])
         if self.source == "fixed":
@@ -126,10 +127,13 @@ class Positive(nn.Module):
         return self.floor + self.log_value.exp()
 
     @torch.no_grad()
-    def start(self, value: Tensor | None = None) -> list[Tensor]:
-        """Starts at value (D,), or as it is; the outputs of the decoder for it, [(D,)] or []."""
+    def start(self, x: Tensor, value: Tensor | None = None) -> list[Tensor]:
+        """Starts at value (D,), or as it is; the outputs of the decoder for it, [(D,)] or [].
+
+        New tensors are of the type of x, and where it is.
+        """
         if self.source == "decoder":
-            value = torch.full(self.shape, self.initial) if value is None else value
+            value = x.new_full(self.shape, self.initial) if value is None else value
             excess = value - self.floor
             excess = excess.clamp(min=max(self.floor, 1e-4))
             return [excess + (-torch.expm1(-excess)).log()]
