@@ -36,6 +36,10 @@ def one_particle(site: Any, plate: str, s: int, k: int) -> Any:
     """A site recorded with (S, K) particles, at one pair of them."""
     value = site["value"]
     if in_plate(site, plate):
+        lead = value.dim() - site["fn"].event_dim  # the batch's dimensions, data the last
+        if lead > 3:  # a draw for every state of an enumerated site before it
+            value = value.narrow(lead - 3, s if value.shape[lead - 3] > 1 else 0, 1)
+            return {**site, "value": value.narrow(lead - 2, k, 1)}
         return {**site, "value": value[s if value.shape[0] > 1 else 0, k]}
     return {**site, "value": value[s, 0] if site["cond_indep_stack"] else value[s, 0, 0]}
 
