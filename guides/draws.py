@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyro
@@ -11,6 +11,8 @@ from torch import Tensor
 
 from guides.family import Family
 from guides.sites import Sites
+from zoo.data import Batch
+from zoo.model import Model, rows
 from zoo.registry import build
 
 
@@ -36,3 +38,21 @@ def sample(name: str, q: Any, sites: Sites, family: Family) -> dict[str, Tensor]
         delta = dist.Delta(value, density.expand(batch_shape), event_dim=site.event_dim)
         result[site.name] = pyro.sample(site.name, delta)
     return result
+
+
+def sample_local(
+    sites: Sites,
+    family: Family,
+    model: Model,
+    batch: Batch,
+    source: Callable[[Batch], Tensor],
+    refined: bool = False,
+) -> dict[str, Tensor]:
+    """Draws the local latents: layer by layer where the family has layers, else all as one."""
+    if hasattr(family, "draw"):
+        with rows(batch, model.plate):
+            return family.draw(model, batch)  # type: ignore[operator]
+    make = family.refined if refined else family.distribution
+    q = make(model, batch, source)  # outside the plate: a source may run p and q itself
+    with rows(batch, model.plate):
+        return sample("_local", q, sites, family)

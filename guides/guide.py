@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Self
 
 import pyro
@@ -12,18 +13,20 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from guides.auto import auto_guide, has_density
-from guides.draws import sample
+from guides.draws import made, sample, sample_local
 from guides.family import Family
 from guides.infer import infer
+from guides.layers import Structured
 from guides.posterior import Posterior, posterior
+from guides.shared import make_source
 from guides.sites import Latents
 from guides.source import Source
 from zoo.context import factory
 from zoo.data import Batch, as_dataset
 from zoo.exact import knows
-from zoo.model import Model, as_model, rows
+from zoo.model import Model, as_model
 from zoo.objectives.bounds import mean
-from zoo.registry import build, resolve
+from zoo.registry import resolve
 from zoo.weights import log_weights
 
 
@@ -38,7 +41,8 @@ class Guide(nn.Module):
         data: the data set that q is for.
         family: Ψ, a word (``mean_field``, ``full_rank``, ``exact``, …) or a ``Family`` class.
         inference: where κ_n comes from, a word (``per_datapoint``, ``amortized``,
-            ``semi_amortized``) or a ``Source`` class.
+            ``semi_amortized``; ``bottom_up`` and ``top_down`` for several layers of latents) or a
+            class; by default the one that the model names in ``inference``, else ``amortized``.
         global_family: Ψ of the global latents, or the name of a Pyro AutoGuide
             (``AutoMultivariateNormal``).
         family_options, inference_options, global_options: keyword arguments of the three.
@@ -63,7 +67,7 @@ class Guide(nn.Module):
         model: Model | Callable[..., Any],
         data: Any,
         family: str | type[Family] = "mean_field",
-        inference: str | type[Source] = "amortized",
+        inference: str | type[Source | Structured] | None = None,
         *,
         global_family: str | type[Family] = "mean_field",
         family_options: Mapping[str, Any] | None = None,
@@ -72,6 +76,7 @@ class Guide(nn.Module):
     ):
         super().__init__()
         model, data = as_model(model), as_dataset(data)
+        inference = inference or getattr(model, "inference", "amortized")
         self.spec = {
             "family": family,
             "inference": inference,
@@ -96,7 +101,7 @@ class Guide(nn.Module):
         self.source: Source | None = None
         if not local.dim:
             return
-        self.family = chosen = _made(family, local.dim, family_options or {})
+        self.family = chosen = made(family, local.dim, family_options or {})
         chosen.bind(self.latents)
         if not chosen.uses_kappa:
             if not knows(self.model, "posterior"):
@@ -105,8 +110,12 @@ class Guide(nn.Module):
                     "mean_field, full_rank or low_rank"
                 )
             return
-        hidden = (*local.names, *self.latents.discrete, *self.latents.global_.names)
-        self.source = find(data, chosen.initial(), hidden, **(inference_options or {}))
+        options, names = inference_options or {}, self.latents.names
+        if issubclass(find, Structured):
+            make = partial(made, family, options=family_options or {})
+            self.family = find(self.model, data, self.latents, make, **options)
+        else:
+            self.source = make_source(find, self.model, chosen, data, names, options)
 
     def _build_global(self, batch, family, options) -> None:
         sites = self.latents.global_
@@ -121,11 +130,11 @@ class Guide(nn.Module):
             self.auto_density = has_density(self.auto, batch)
             return
         options = {"init_scale": 0.1, **(options or {})}
-        self.global_family = chosen = _made(family, sites.dim, options)
+        self.global_family = chosen = made(family, sites.dim, options)
         if not chosen.uses_kappa:
-            raise ValueError(
-                "no model knows the exact posterior of its global latents; use another"
-            )
+            raise ValueError("no model knows the exact posterior of its globals; use another")
+        if not chosen.scores:
+            raise ValueError(f"the family {family} is for local latents alone; use mean_field")
         start = chosen.initial()
         start[: sites.dim] += 0.1 * torch.randn(sites.dim)  # off the saddle points at zero
         self.global_kappa = nn.Parameter(start)  # (P,)
@@ -161,12 +170,23 @@ class Guide(nn.Module):
         """(B,): one noisy ELBO a datapoint at κ, hidden from every handler outside."""
         particles = getattr(self.source, "num_particles", 1)
         with poutine.block():
-            weights = log_weights(
-                self.model, lambda b: self.draw(b, lambda _: kappa), batch, particles
-            )
+            q = partial(self.draw, source=lambda _: kappa)
+            weights = log_weights(self.model, q, batch, particles)
         return weights.bound(mean)[0]
 
-    def draw(self, batch: Batch, source: Callable[[Batch], Tensor]) -> dict[str, Tensor]:
+    @property
+    def refines(self) -> bool:
+        """Whether ``refined`` draws from more than q: from a Markov chain that starts there."""
+        return self.family is not None and self.family.refines
+
+    def refined(self, batch: Batch) -> dict[str, Tensor]:
+        """Draws as ``forward`` does, the local ones moved on where the family has a chain."""
+        with factory(self.model.device, self.model.dtype):
+            return self.draw(batch, self._source(batch), refined=True)
+
+    def draw(
+        self, batch: Batch, source: Callable[[Batch], Tensor], refined: bool = False
+    ) -> dict[str, Tensor]:
         """Samples every latent, with κ of the local ones from ``source``."""
         values: dict[str, Tensor] = {}
         if self.auto is not None:
@@ -176,9 +196,8 @@ class Guide(nn.Module):
             q = self.global_family(self.global_kappa)
             values |= sample("_global", q, self.latents.global_, self.global_family)
         if self.family is not None:
-            q = self.family.distribution(self.model, batch, source)
-            with rows(batch, self.model.plate):
-                values |= sample("_local", q, self.latents.local, self.family)
+            local = self.latents.local, self.family
+            values |= sample_local(*local, self.model, batch, source, refined)
         return values
 
     def distribution(self, batch: Batch) -> dist.TorchDistribution:
@@ -207,10 +226,8 @@ class Guide(nn.Module):
         if self.global_family is None or self.global_kappa is None:
             raise ValueError("no global latents with a density of ours (an AutoGuide has its own)")
         raw, log_jacobian = self.latents.global_.pack(latents)
-        density = self.global_family.has_density
-        return self.global_family(self.global_kappa).log_prob(raw) - (
-            log_jacobian if density else 0
-        )
+        q, density = self.global_family(self.global_kappa), self.global_family.has_density
+        return q.log_prob(raw) - (log_jacobian if density else 0)
 
     def posterior(self, batch: Batch, num_samples: int = 1000) -> Posterior:
         """Named draws of q for the rows of a batch. See ``guides.posterior``."""
@@ -231,9 +248,3 @@ class Guide(nn.Module):
         other.__dict__.update({k: v for k, v in self.__dict__.items() if k != "_modules"})
         other._modules = {**self._modules, "source": source}
         return other
-
-
-def _made(family: str | type[Family], dim: int, options: Mapping[str, Any]) -> Family:
-    """A family from its word or its class."""
-    made = build("families", family, dim, **options) if isinstance(family, str) else None
-    return made if made is not None else family(dim, **options)  # type: ignore[operator]

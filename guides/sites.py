@@ -112,6 +112,11 @@ class Latents:
     global_: Sites
     discrete: tuple[str, ...]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every latent, which no encoder reads."""
+        return (*self.local.names, *self.discrete, *self.global_.names)
+
     @classmethod
     def find(cls, model: Model, batch: Batch) -> Latents:
         """One run of the model, conditioned on the batch; every site that stays free is a latent.
