@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,6 +37,30 @@ def as_tensor(name: str, value: Any) -> Tensor:
     if value.is_floating_point():
         return value.detach()
     return value.to(default if value.dtype == torch.bool else torch.long)
+
+
+def check_rows(
+    name: str,
+    tensors: Mapping[str, Tensor],
+    labels: Tensor | None,
+    columns: Sequence[str] | None,
+    shape: Sequence[int] | None,
+) -> None:
+    """ValueError unless there are rows, equally many of everything, as wide as is said."""
+    lengths = {key: len(value) if value.dim() else 0 for key, value in tensors.items()}
+    if labels is not None:
+        lengths["labels"] = len(labels) if labels.dim() == 1 else -1
+    if not tensors or 0 in lengths.values():
+        raise ValueError(f"{name}: expected at least one row of data, got {lengths}")
+    if -1 in lengths.values():
+        raise ValueError(f"{name}: expected one label a row, in an array of shape (N,)")
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"{name}: expected equally many rows, got {lengths}")
+    event = tensors["x"].shape[1:] if "x" in tensors else torch.Size()
+    if columns is not None and event[-1:] != (len(columns),):
+        raise ValueError(f"{len(columns)} feature_names do not fit x with rows {tuple(event)}")
+    if shape is not None and math.prod(shape) != event.numel():
+        raise ValueError(f"image_shape {shape} does not fit x with rows {tuple(event)}")
 
 
 def clean(
@@ -90,6 +115,14 @@ def whole_batch(batch_size: int | None, size: int) -> int:
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"expected a batch_size of at least 1, got {batch_size}")
     return min(batch_size or size, size)
+
+
+def visits(size: int, batch_size: int, seed: int, epoch: int) -> Tensor:
+    """(N,): the rows in the order of an epoch, their own where one batch holds them all."""
+    if batch_size >= size:
+        return torch.arange(size)
+    state = np.random.SeedSequence([seed % 2**64, epoch]).generate_state(1, np.uint64)
+    return torch.randperm(size, generator=torch.Generator().manual_seed(int(state[0])))
 
 
 def only_device(device: Device | torch.dtype) -> Device:

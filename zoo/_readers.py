@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoo.images import as_image_rows
+
 MISSING = {"", "na", "nan"}
 LABELS = ("labels", "y")
 
@@ -28,6 +30,8 @@ class Raw:
     class_names: list[str] | None = None
     continuous: bool = True  # measured quantities: standardised unless told otherwise
     divisor: float | None = None  # a scaling of its own instead of standardising
+    binarization: str = "none"  # what is usual for the source; static where it is binary already
+    parts: dict[str, np.ndarray] | None = None  # the official split: train, test, valid -> rows
     record: dict[str, Any] = field(default_factory=dict)
 
 
@@ -143,10 +147,9 @@ def _arrays(path: Path, arrays: Any, label_column: str | None, missing: bool) ->
     x = values["x"]
     if x.ndim == 0:
         raise ValueError(f"{path}: expected an array with rows, got a single number")
-    if len(x) and x.ndim != 2:
-        values["x"] = x.reshape(len(x), -1)  # (N, D)
-    raw = Raw(values, image_shape=tuple(x.shape[1:]) if x.ndim > 2 else None)
-    raw.continuous = x.ndim <= 2 and "float" in str(x.dtype)
+    values["x"], shape = as_image_rows(x if x.ndim > 1 or not len(x) else x.reshape(-1, 1))
+    raw = Raw(values, image_shape=shape)
+    raw.continuous = shape is None and "float" in str(x.dtype)
     if labels is not None:
         raw.labels, raw.class_names = _encode(labels, missing, f"{path}: {key!r}")
     return raw

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -14,7 +13,17 @@ import torch
 import torch.utils.data as torch_data
 from torch import Tensor
 
-from zoo._arrays import Device, as_tensor, clean, moved, only_device, row_numbers, whole_batch
+from zoo._arrays import (
+    Device,
+    as_tensor,
+    check_rows,
+    clean,
+    moved,
+    only_device,
+    row_numbers,
+    visits,
+    whole_batch,
+)
 from zoo.batch import Batch
 
 __all__ = ["Batch", "Dataset", "as_dataset"]
@@ -56,12 +65,12 @@ class Dataset:
         missing: bool = False,
     ) -> None:
         given = values if isinstance(values, Mapping) else {"x": values}
-        tensors = {key: as_tensor(key, value) for key, value in given.items()}
+        tensors = {key: self._held(key, value) for key, value in given.items()}
         self.name = name
         self.feature_names = list(feature_names) if feature_names is not None else None
         self.image_shape = tuple(image_shape) if image_shape is not None else None
         self.labels = None if labels is None else torch.as_tensor(labels)  # (N,)
-        self._check(tensors)
+        check_rows(self.name, tensors, self.labels, self.feature_names, self.image_shape)
         self._values: dict[str, Tensor] = {}
         self._observed: dict[str, Tensor] = {}
         for key, value in tensors.items():
@@ -72,22 +81,7 @@ class Dataset:
         if self.labels is not None:
             self.labels = self.labels.to(self.device)
 
-    def _check(self, tensors: dict[str, Tensor]) -> None:
-        lengths = {key: len(value) if value.dim() else 0 for key, value in tensors.items()}
-        if self.labels is not None:
-            lengths["labels"] = len(self.labels) if self.labels.dim() == 1 else -1
-        if not tensors or 0 in lengths.values():
-            raise ValueError(f"{self.name}: expected at least one row of data, got {lengths}")
-        if -1 in lengths.values():
-            raise ValueError(f"{self.name}: expected one label a row, in an array of shape (N,)")
-        if len(set(lengths.values())) > 1:
-            raise ValueError(f"{self.name}: expected equally many rows, got {lengths}")
-        event = tensors["x"].shape[1:] if "x" in tensors else torch.Size()
-        columns, shape = self.feature_names, self.image_shape
-        if columns is not None and event[-1:] != (len(columns),):
-            raise ValueError(f"{len(columns)} feature_names do not fit x with rows {tuple(event)}")
-        if shape is not None and math.prod(shape) != event.numel():
-            raise ValueError(f"image_shape {shape} does not fit x with rows {tuple(event)}")
+    _held = staticmethod(as_tensor)  # how an array is kept
 
     @property
     def values(self) -> dict[str, Tensor]:
@@ -123,14 +117,26 @@ class Dataset:
         """The shape of one row of `name`."""
         return self._values[name].shape[1:]
 
+    @property
+    def dynamic(self) -> bool:
+        """Whether rows change from visit to visit, as under dynamic binarization."""
+        return False
+
+    def fixed(self) -> Self:
+        """The rows as evaluation sees them, which never change: here these same data."""
+        return self
+
+    def _type_of(self, name: str) -> torch.dtype:
+        """The type that a name is served in."""
+        return self._values[name].dtype
+
+    def _mark(self) -> str:
+        return ""  # what tells data apart whose rows are equal
+
     def describe(self) -> str:
         """One line: rows, shapes, dtypes, missing entries, classes, device."""
-        parts = [
-            ", ".join(
-                f"{key} {tuple(value.shape[1:])} {str(value.dtype).removeprefix('torch.')}"
-                for key, value in self._values.items()
-            )
-        ]
+        kinds = {key: str(self._type_of(key)).removeprefix("torch.") for key in self._values}
+        parts = [", ".join(f"{k} {tuple(self.event_shape(k))} {kinds[k]}" for k in kinds)]
         for key, mask in self._observed.items():
             parts.append(f"{1 - mask.float().mean().item():.1%} of {key} missing")
         if self.image_shape is not None:
@@ -143,7 +149,7 @@ class Dataset:
     def fingerprint(self) -> int:
         """A number that tells data sets apart: of N, the names, and up to 1000 rows between."""
         rows = torch.linspace(0, len(self) - 1, min(len(self), 1000)).long()
-        state = zlib.crc32(f"{len(self)} {self.names}".encode())
+        state = zlib.crc32(f"{len(self)} {self.names}{self._mark()}".encode())
         for value in self._rows_of(rows).values():
             state = zlib.crc32(value.to("cpu", torch.float32).numpy().tobytes(), state)
         return state
@@ -182,8 +188,8 @@ class Dataset:
         """The rows `index`, (B,) long and not empty; None: all rows, without a copy."""
         if index is None:
             rows = torch.arange(len(self), device=self.device)
-            observed = dict(self._observed)
-            return Batch(dict(self._values), rows, len(self), observed, self.fingerprint)
+            masks = dict(self._observed)
+            return Batch(dict(self._values), rows, len(self), masks, self.fingerprint)
         index = index.to(self.device)
         return Batch(
             {key: value.index_select(0, index) for key, value in self._values.items()},
@@ -199,25 +205,21 @@ class Dataset:
         Raises: ValueError for no rows or places outside the data.
         """
         index = row_numbers(index, len(self)).to(self.device)
-        rows = self.batch(index)
+        rows = Dataset.batch(self, index)
         labels = None if self.labels is None else self.labels[index]
         return self._with(_values=rows.values, _observed=rows.observed, labels=labels)
 
     def batches(self, batch_size: int | None = None) -> Iterator[Batch]:
-        """All rows in order, for evaluation; the last batch may be smaller."""
+        """All rows in order, for evaluation, so as `fixed`; the last batch may be smaller."""
         rows = torch.arange(len(self), device=self.device)
-        return map(self.batch, rows.split(whole_batch(batch_size, len(self))))
+        return map(self.fixed().batch, rows.split(whole_batch(batch_size, len(self))))
 
     def epoch(self, batch_size: int | None, seed: int, epoch: int) -> Iterator[Tensor]:
         """Index tensors (B,) that visit every row once, in an order that depends on (seed, epoch)
         alone and is the same on every device; the last may be smaller. With `batch_size` None or
         ≥ N there is one, of all rows in order."""
         size = whole_batch(batch_size, len(self))
-        if size >= len(self):
-            return iter([torch.arange(len(self), device=self.device)])
-        state = np.random.SeedSequence([seed % 2**64, epoch]).generate_state(1, np.uint64)
-        generator = torch.Generator().manual_seed(int(state[0]))
-        return iter(torch.randperm(len(self), generator=generator).to(self.device).split(size))
+        return iter(visits(len(self), size, seed, epoch).to(self.device).split(size))
 
 
 def as_dataset(data: Any) -> Dataset:

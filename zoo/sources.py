@@ -6,15 +6,17 @@ import difflib
 import hashlib
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import torch
-from torch import Tensor
-
+from zoo._image_folder import read_folder
+from zoo._image_sources import IMAGES, read_images
 from zoo._readers import READERS, Raw, read_sklearn
+from zoo._scaling import scaled
+from zoo._splits import split_rows
 from zoo.data import Dataset
+from zoo.images import BINARIZATIONS, Binarization, as_image_rows
 
 __all__ = ["SOURCES", "Split", "data_folder", "load_data"]
 
@@ -23,21 +25,30 @@ SOURCES = {
     "iris": "150 flowers, 4 measures; 3 species",
     "wine": "178 wines, 13 chemical measures; 3 cultivars",
     "breast_cancer": "569 tumours, 30 measures of cell nuclei; benign or malignant",
+    "mnist": "60000 + 10000 handwritten digits, 28×28 grey levels; binarized dynamically",
+    "fashion_mnist": "60000 + 10000 pictures of clothes, 28×28 grey levels; binarized dynamically",
+    "static_mnist": "50000 (+ 10000) + 10000 digits binarized once, by Larochelle and Murray",
+    "omniglot28": "24345 + 8070 characters of 50 alphabets, 28×28; binarized dynamically",
+    "caltech_silhouettes": "8671 silhouettes of 101 classes of objects, 28×28, binary",
+    "frey_faces": "1965 frames of one face, 28×20 grey levels",
 }
 
 
 @dataclass(frozen=True)
 class Split:
-    """A training set, a test set (None where `test_fraction` is 0), and how they came about.
+    """A training set, a test set (None where there is none), and how they came about.
 
     `record` is plain JSON: the arguments of `load_data` that repeat it, `transform` in words,
-    `mean` and `scale` of x ↦ (x − mean) / scale, `num_train`, `num_test`, `class_names`, and for
-    a file its path and SHA-256.
+    `mean` and `scale` of x ↦ (x − mean) / scale, `split` in words, `num_train`, `num_test`,
+    `binarization` and the `binarization_seed` of its draw (None without one), `class_names`, and
+    for a file its path and SHA-256. `valid` holds the validation rows of an official split that has
+    them, where they are not trained on.
     """
 
     train: Dataset
     test: Dataset | None
     record: dict[str, Any]
+    valid: Dataset | None = None
 
 
 def load_data(
@@ -45,11 +56,16 @@ def load_data(
     *,
     data_root: str | Path | None = None,
     standardize: bool | Literal["train"] | None = None,
-    test_fraction: float = 0.2,
+    test_fraction: float | None = None,
+    binarization: Binarization | None = None,
+    binarization_seed: int = 0,
+    validation: Literal["leave", "train"] = "leave",
+    num_train: int | None = None,
+    num_test: int | None = None,
     label_column: str | None = None,
     missing: bool = False,
 ) -> Split:
-    """Load a data set, scale the site "x" and split the rows.
+    """Load a data set, scale or binarize the site "x" and split the rows.
 
     Formula: x ↦ (x − mean) / sd column by column, with the population sd (1/n) over the observed
     entries; a constant column becomes 0. The first ⌊(1 − F) N⌋ rows of
@@ -57,24 +73,36 @@ def load_data(
     with F = 0 all rows are the training set, in their own order.
 
     Args:
-        name: a name in `SOURCES`, or a file. `.csv`: a header, then numeric cells (an empty cell,
-            NA or nan is missing; a first column without a name or called "rownames" is dropped).
-            `.npy`: an array (N, …). `.npz`: an array "x" or only one array; "labels" or else "y"
-            holds classes; other arrays of N rows become further values. `.pt`: a tensor, or a
-            dict of tensors read like an `.npz`. "x" becomes floating, (N,) becomes (N, 1), and
-            images (N, …) become (N, D) with their `image_shape`.
-        data_root: where a relative file name is looked for that is not in the working directory;
-            default the environment's ZOO_DATA, else `latent-zoo` in the user's cache.
+        name: a name in `SOURCES`, a file, or a folder of images. `.csv`: a header, then numeric
+            cells (an empty cell, NA or nan is missing; a first column without a name or called
+            "rownames" is dropped). `.npy`: an array (N, …). `.npz`: an array "x" or only one
+            array; "labels" or else "y" holds classes; other arrays of N rows become further values.
+            `.pt`: a tensor, or a dict of tensors read like an `.npz`. "x" becomes floating, (N,)
+            becomes (N, 1), and images (N, …) become (N, D) with their `image_shape`. A folder: its
+            images, all of one size; sub-folders are classes. Images of bytes stay bytes and are
+            served as k/255, or as 0 and 1 where there is no other value; a table (N, D) of bytes is
+            one of counts.
+        data_root: where a relative file name is looked for that is not in the working directory,
+            and where named images are, or are downloaded to; default the environment's ZOO_DATA,
+            else `latent-zoo` in the user's cache.
         standardize: by the mean and sd of all rows (True), of the training rows ("train"), or not
-            (False). None: "digits" are divided by 16; measured quantities are standardised;
-            images, integer and boolean arrays, and tables of counts stay as they are.
-        test_fraction: F in [0, 1).
+            (False). None: "digits" are divided by 16, images of bytes by 255; measured quantities
+            are standardised; other images, integers, booleans, and tables of counts stay.
+        test_fraction: F in [0, 1); by default the official split where there is one, else 0.2.
+        binarization: what becomes of grey levels in [0, 1]: `static`, one Bernoulli draw (not the
+            published one, which is the data set `static_mnist`); `dynamic`, one at every visit in
+            training; `none`. By default the source's own: none, or as `SOURCES` says.
+        binarization_seed: of the static draw, or of the one that dynamic data are evaluated on.
+        validation: `train` adds the validation rows of an official split to the training rows.
+        num_train: take so many training rows, the first of `RandomState(2).permutation`.
+        num_test: likewise; 0 takes none.
         label_column: column of a `.csv`, or array of an `.npz` or `.pt`, that holds classes.
         missing: read NaN as missing entries (a missing class becomes −1).
 
     Raises: ValueError for a file that is missing, empty, ragged, not numeric or not readable
     without executing code, an unknown name or label column, NaN without `missing`, Inf, arrays of
-    different length, or options out of range.
+    different length, images that cannot be fetched (with their address and folder), a binarization
+    of values outside [0, 1], or options out of range.
 
     Reference: Probabilistic Principal Component Analysis (Tipping and Bishop, 1999).
 
@@ -84,53 +112,54 @@ def load_data(
     """
     if standardize not in (None, True, False, "train"):
         raise ValueError(f"standardize is true, false or train, got {standardize!r}")
-    if not isinstance(test_fraction, int | float) or not 0 <= test_fraction < 1:
+    fraction = 0.0 if test_fraction is None else test_fraction
+    if not isinstance(fraction, int | float) or not 0 <= fraction < 1:
         raise ValueError(f"test_fraction lies in [0, 1), got {test_fraction!r}")
+    if binarization not in (None, *BINARIZATIONS):
+        raise ValueError(f"binarization is static, dynamic or none, got {binarization!r}")
     name = str(name)
     raw = _read(name, data_root, label_column, missing)
-    full = Dataset(
-        {key: _double(value) if key == "x" else value for key, value in raw.values.items()},
-        labels=raw.labels,
-        name=name if name in SOURCES else Path(name).stem,
-        feature_names=raw.feature_names,
-        image_shape=raw.image_shape,
-        missing=missing,
+    if validation not in ("leave", "train"):
+        raise ValueError(f"validation is leave or train, got {validation!r}")
+    if validation == "train" and (test_fraction is not None or "valid" not in (raw.parts or {})):
+        raise ValueError(f"validation=train, but {name} is not split with validation rows")
+    if raw.binarization == "static" and binarization == "dynamic":
+        raise ValueError(
+            f"{name} is binary already, so there is nothing to draw anew; for dynamic binarization "
+            "take a source of grey levels, such as mnist"
+        )
+    raw.values["x"], shape = as_image_rows(raw.values["x"])
+    raw.image_shape = raw.image_shape or shape
+    fixed = binarization is None or raw.binarization == "static"
+    word: Any = raw.binarization if fixed else binarization
+    shown = name if name in SOURCES else Path(name).stem
+    split = partial(
+        split_rows,
+        official=raw.parts,
+        test_fraction=test_fraction,
+        validation=validation,
+        num_train=num_train,
+        num_test=num_test,
     )
-    order = (
-        np.random.RandomState(0).permutation(len(full)) if test_fraction else np.arange(len(full))
-    )
-    num_train = int(round((1 - test_fraction) * len(full), 6))
-    if num_train == 0:
-        raise ValueError(f"{len(full)} rows leave none to train on; use a smaller test_fraction")
-
-    if standardize is None and raw.divisor is None:
-        standardize = raw.continuous
-    mean, scale, transform = torch.zeros(()), torch.ones(()), "none"
-    if standardize:
-        rows = full.subset(order[:num_train]) if standardize == "train" else full
-        mean, scale = _moments(rows["x"], rows.observed.get("x"))
-        which = "training" if standardize == "train" else "all"
-        transform = f"standardised by mean and population sd of {which} rows"
-    elif standardize is None and raw.divisor is not None:
-        scale, transform = torch.tensor(raw.divisor), f"divided by {raw.divisor:g}"
-    full = full.with_values(x=(full["x"] - mean) / scale).to(dtype=torch.get_default_dtype())
-    test = full.subset(order[num_train:]) if num_train < len(full) else None
+    full, scaling = scaled(raw, shown, standardize, split, missing, word, binarization_seed)
+    parts, how = split(len(full))
+    train, test, valid = (full.subset(parts[side]) if len(parts[side]) else None for side in parts)
+    assert train is not None
+    official = raw.parts is not None and test_fraction is None
     record = {
         "name": name,
-        "standardize": standardize,
-        "test_fraction": test_fraction,
+        "test_fraction": None if official else 0.2 if test_fraction is None else test_fraction,
         "label_column": label_column,
         "missing": missing,
-        "transform": transform,
-        "mean": mean.tolist(),
-        "scale": scale.tolist(),
-        "split": "RandomState(0).permutation, first rows train" if test_fraction else "none",
-        "num_train": num_train,
-        "num_test": len(full) - num_train,
+        **scaling,
+        **({"validation": validation} if official and "valid" in (raw.parts or {}) else {}),
+        "split": how,
+        "num_train": len(parts["train"]),
+        "num_test": len(parts["test"]),
         "class_names": raw.class_names,
         **raw.record,
     }
-    return Split(full.subset(order[:num_train]), test, record)
+    return Split(train, test, record, valid)
 
 
 def data_folder(data_root: str | Path | None = None) -> Path:
@@ -139,41 +168,26 @@ def data_folder(data_root: str | Path | None = None) -> Path:
     return Path(data_root or os.environ.get("ZOO_DATA") or Path(cache, "latent-zoo")).expanduser()
 
 
-def _double(x: Any) -> Any:
-    """The site "x" in double precision, so that scaling rounds once; other types are left."""
-    if isinstance(x, np.ndarray) and x.dtype.kind in "biuf":
-        x = torch.from_numpy(x.astype(np.float64))
-    return x.double() if isinstance(x, Tensor) and not x.is_complex() else x
-
-
-def _moments(x: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Mean and population sd (*event) over the observed rows of x (n, *event); a constant column
-    has its value and 1."""
-    mask = torch.ones_like(x, dtype=torch.bool) if observed is None else observed
-    count = mask.sum(0).clamp(min=1)
-    low = x.masked_fill(~mask, torch.inf).amin(0)
-    constant = low >= x.masked_fill(~mask, -torch.inf).amax(0)
-    mean = (x * mask).sum(0) / count
-    sd = (((x - mean) ** 2 * mask).sum(0) / count).sqrt()
-    mean = torch.where(constant & mask.any(0), low, mean)
-    return mean, torch.where(constant, 1.0, sd)
-
-
 def _read(name: str, data_root: str | Path | None, label_column: str | None, missing: bool) -> Raw:
     if name in SOURCES:
         if label_column is not None:
             raise ValueError(f"{name} has its own labels; leave out label_column={label_column!r}")
-        return read_sklearn(name)
+        folder = data_folder(data_root)
+        return read_images(name, folder) if name in IMAGES else read_sklearn(name)
+    path = Path(name).expanduser()
+    path = next((p for p in (path, data_folder(data_root) / path) if p.exists()), path)
+    if path.is_dir():
+        if label_column is not None or missing:
+            raise ValueError(f"{path} is a folder of images: it has no label_column or missing")
+        return read_folder(path)
     reader = READERS.get(Path(name).suffix.lower())
     if reader is None:
         near = difflib.get_close_matches(name, SOURCES, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(
-            f"no data set {name!r}{hint} Expected one of {', '.join(SOURCES)}, or a file ending in "
-            f"{', '.join(READERS)}"
+            f"no data set {name!r}{hint} Expected one of {', '.join(SOURCES)}, a file ending in "
+            f"{', '.join(READERS)}, or a folder of images"
         )
-    path = Path(name).expanduser()
-    path = next((p for p in (path, data_folder(data_root) / path) if p.exists()), path)
     if not path.is_file():
         raise ValueError(
             f"no file {name!r} in the working directory or in {data_folder(data_root)}; "
