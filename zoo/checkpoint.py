@@ -11,10 +11,21 @@ from torch.optim import Optimizer
 
 from zoo import store
 from zoo.files import FORMAT, RunError, read_tensors, write_tensors
+from zoo.optim import BETAS, EPS
 from zoo.store import STATE, WEIGHTS
 
 if TYPE_CHECKING:
     from zoo.loop import Loop
+
+# What fits did before there were options for it; a checkpoint may not say so.
+UNSAID = {
+    "warm_up": 0,
+    "ema": None,
+    "accumulate": 1,
+    "precision": "float32",
+    "eps": EPS,
+    "betas": list(BETAS),
+}
 
 
 def save(path: Path, loop: Loop) -> None:
@@ -28,6 +39,8 @@ def save(path: Path, loop: Loop) -> None:
         "rng.cpu": torch.get_rng_state(),
         "window": loop.window,
     }
+    if loop.average is not None:
+        tensors |= {f"average.{name}": value for name, value in loop.average.state().items()}
     if loop.device.type == "cuda":
         tensors["rng.cuda"] = torch.cuda.get_rng_state(loop.device)
     if stopping is not None and stopping.reference is not None:
@@ -48,14 +61,15 @@ def save(path: Path, loop: Loop) -> None:
         "stopping": [stopping.since, stopping.best, stopping.best_step] if stopping else None,
     }
     write_tensors(path / STATE, tensors, meta)
-    write_tensors(path / WEIGHTS, loop.best or loop.weights(), {"format": FORMAT})
+    write_tensors(path / WEIGHTS, loop.best or loop.shown(), {"format": FORMAT})
 
 
 def load(path: Path, loop: Loop) -> None:
     """Puts a checkpoint into a loop that was made with the same arguments.
 
     Raises:
-        RunError: no checkpoint, or one of other data, another seed, batch size or objective.
+        RunError: no checkpoint, or one of other data, another seed, another objective or
+            other options of the fit that its steps depend on.
     """
     spec = store.read_spec(path)
     pair = store.describe(loop.result.model, loop.result.guide, loop.data)
@@ -69,7 +83,8 @@ def load(path: Path, loop: Loop) -> None:
         "fingerprint": loop.data.fingerprint,
         "objective": result.objective,
     }
-    if other := [name for name, value in now.items() if meta.get(name) != value]:
+    before = {"objective_options": now.get("objective_options"), **UNSAID, **meta}
+    if other := [name for name, value in now.items() if before.get(name) != value]:
         raise RunError(
             f"{path} cannot be gone on with: {other} of the fit are not those of the checkpoint "
             "(fingerprint tells the training data)"
@@ -77,6 +92,8 @@ def load(path: Path, loop: Loop) -> None:
     try:
         loop.load_weights(_part(tensors, "model.", keep=True) | _part(tensors, "guide.", keep=True))
         _restore(loop.optimizers, tensors, meta["optimizers"])
+        if loop.average is not None:
+            loop.average.restore(_part(tensors, "average."))
     except (RuntimeError, KeyError, IndexError) as error:
         raise RunError(f"the checkpoint in {path} does not fit this pair: {error}") from None
     loop.best = _part(tensors, "best.")

@@ -45,6 +45,37 @@ class _Filled(TorchFunctionMode):
 
 
 @contextmanager
+def half_layers(device: torch.device) -> Iterator[None]:
+    """Linear and convolutional layers compute in bfloat16 by autocast, and give the type they got.
+
+    Everything else, log-densities and draws above all, stays in the type of the model: log weights
+    are differences of large numbers, of which bfloat16 keeps three digits.
+    """
+    with _HalfLayers(device):
+        yield
+
+
+class _HalfLayers(TorchFunctionMode):
+    def __init__(self, device: torch.device):
+        super().__init__()
+        self.device = device
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func not in _LAYERS:
+            return func(*args, **kwargs)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            return func(*args, **kwargs).to(args[0].dtype)
+
+
+_LAYERS = {
+    nn.functional.linear,
+    *(getattr(nn.functional, f"conv{d}d") for d in (1, 2, 3)),
+    *(getattr(nn.functional, f"conv_transpose{d}d") for d in (1, 2, 3)),
+}
+
+
+@contextmanager
 def frozen(*modules: nn.Module) -> Iterator[None]:
     """No parameter of these modules takes a gradient inside the block."""
     parameters = {p for module in modules for p in module.parameters() if p.requires_grad}

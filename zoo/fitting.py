@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from zoo.context import frozen, seeded, validation
 from zoo.data import Dataset, as_dataset
+from zoo.kl_weight import why_no_bound
 from zoo.loop import FitResult, Loop, NonFiniteLossError, Settings
 from zoo.model import Model, as_model, observe
-from zoo.optim import OptimizerName, ScheduleName, learning_rate
+from zoo.optim import BETAS, EPS, OptimizerName, ScheduleName, learning_rate
 from zoo.registry import resolve
 
 __all__ = ["FitResult", "NonFiniteLossError", "bind_objective", "fit", "pick_device"]
@@ -34,6 +35,12 @@ def fit(
     optimizer: OptimizerName = "adam",
     schedule: ScheduleName = "constant",
     clip: float | None = None,
+    eps: float = EPS,
+    betas: tuple[float, float] = BETAS,
+    warm_up: int = 0,
+    ema: float | None = None,
+    accumulate: int = 1,
+    precision: Literal["float32", "bf16"] = "float32",
     seed: int = 0,
     device: str = "auto",
     freeze: Literal["model", "guide"] | None = None,
@@ -65,8 +72,23 @@ def fit(
         batch_size: rows a step; all by default.
         lr: the learning rate at step 0, for losses in nats per datapoint.
         optimizer: ``adam``, ``adamw``, ``sgd`` or ``rmsprop``.
-        schedule: ``constant``, ``cosine``, ``linear`` or ``exponential``, to lr/1000 at the end.
+        schedule: ``constant``, ``cosine``, ``linear`` or ``exponential``, to lr/1000 at the end;
+            ``burda``, lr times 1, 0.72, 0.52, 0.37, 0.27, 0.19, 0.14 and 0.1, each for three times
+            as many steps as the one before (Burda et al. 2016: lr 0.001, 3280 epochs, eps 1e-4).
         clip: the longest gradient; no limit by default.
+        eps: Adam's and RMSprop's ε.
+        betas: Adam's two decays.
+        warm_up: steps over which the weight of the KL term rises in a line from 0 to the
+            objective's beta; the loss of these steps is not a bound. Held-out rows are looked at
+            with the bound itself.
+        ema: a decay such as 0.999: model and guide end with an exponential moving average of their
+            weights, started anew (bias-corrected), tables included; held-out rows are looked at
+            with it, and what is kept on disk is the average. A resumed fit goes on from the weights
+            themselves.
+        accumulate: parts that a step's batch is split in, one after the other, for the memory of
+            one; the gradient is that of the whole (free bits are counted part by part).
+        precision: ``bf16`` runs linear and convolutional layers in bfloat16 by autocast, which is
+            fast on CUDA; weights, draws and densities stay as they are.
         seed: of the draws and of the order of the rows.
         device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda``.
         freeze: ``model`` or ``guide``: that side takes no step.
@@ -98,10 +120,13 @@ def fit(
     model, data = as_model(model), as_dataset(data)
     where = pick_device(device)
     name, loss_of = bind_objective(objective, objective_options)
+    options = dict(getattr(loss_of, "keywords", {}))
     if steps is not None and epochs is not None:
         raise ValueError("give steps or epochs, not both")
     if freeze not in (None, "model", "guide"):
         raise ValueError(f"freeze is 'model', 'guide' or nothing, got {freeze!r}")
+    if precision not in ("float32", "bf16"):
+        raise ValueError(f"precision is 'float32' or 'bf16', got {precision!r}")
     if resume and out is None:
         raise ValueError("resume needs out=, the folder of the run to go on with")
     learning_rate(schedule, lr, 0, 1)
@@ -124,7 +149,24 @@ def fit(
         progress=progress,
         callbacks=tuple(callbacks),
         out=None if out is None else Path(out),
-        recipe={"optimizer": optimizer, "lr": lr, "schedule": schedule, "batch_size": rows},
+        warm_up=warm_up,
+        ema=ema,
+        accumulate=accumulate,
+        half=precision == "bf16",
+        adam={"eps": eps, "betas": list(betas)},
+        recipe={
+            "optimizer": optimizer,
+            "lr": lr,
+            "schedule": schedule,
+            "batch_size": rows,
+            "eps": eps,
+            "betas": list(betas),
+            "warm_up": warm_up,
+            "ema": ema,
+            "accumulate": accumulate,
+            "precision": precision,
+            "objective_options": {k: v for k, v in options.items() if _plain(v)},
+        },
     )
     sides = {"model": model, "guide": guide}
     modules = {k: v for k, v in sides.items() if isinstance(v, nn.Module)}
@@ -134,11 +176,16 @@ def fit(
     check_rows(model, data)
     keep = None if held_out is None else as_dataset(held_out).to(where)
     with frozen(*(m for side, m in modules.items() if side == freeze)), seeded(seed, where):
-        loop = Loop(FitResult(model, guide, name), data, loss_of, settings, optimizer, lr, keep)
+        result = FitResult(model, guide, name, no_bound=why_no_bound(options))
+        loop = Loop(result, data, loss_of, settings, optimizer, lr, keep)
         if resume:
             loop.restore()
         loop.run()
     return loop.result
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, int | float | str | None)
 
 
 def pick_device(device: str) -> torch.device:

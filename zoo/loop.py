@@ -4,74 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from zoo import checkpoint, store
+from zoo.averaging import Average
+from zoo.backward import Backward
 from zoo.context import validation
 from zoo.data import Batch, Dataset
-from zoo.model import Model
+from zoo.kl_weight import NOT_A_BOUND
 from zoo.monitor import EarlyStopping, blame, held_out_bound
 from zoo.optim import clip_gradients, make_optimizers
 from zoo.progress import Interrupt, progress_bar
+from zoo.settings import FitResult, NonFiniteLossError, Settings
 
-
-class NonFiniteLossError(RuntimeError):
-    """The loss became NaN or infinite; the message names the step, the site and the value."""
-
-
-@dataclass
-class FitResult:
-    """What a fit leaves behind; ``model`` and ``guide`` are trained in place.
-
-    Attributes:
-        objective: its word.
-        steps: steps taken.
-        seconds: wall-clock time of the steps, looks at held-out rows included.
-        interrupted: whether Ctrl-C ended it.
-        stopped_early: whether held-out patience ended it.
-        best_step: the step whose weights were kept, where there are held-out rows.
-        metrics: a row every ``log_every`` steps: step, loss (nats per datapoint, averaged since the
-            row before), lr, seconds; held_out at each look.
-    """
-
-    model: Model
-    guide: Any
-    objective: str
-    steps: int = 0
-    seconds: float = 0.0
-    interrupted: bool = False
-    stopped_early: bool = False
-    best_step: int | None = None
-    metrics: list[dict[str, float]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a fit runs; the arguments of ``fit``."""
-
-    steps: int
-    batch_size: int
-    per_epoch: int
-    rate: Callable[..., float]
-    clip: float | None
-    seed: int
-    eval_every: int
-    log_every: int
-    checkpoint_every: float
-    patience: int
-    progress: bool | None
-    callbacks: tuple[Callable[[FitResult], Any], ...]
-    out: Path | None
-    recipe: dict[str, Any] = field(default_factory=dict)  # what a resumed fit must share
-
-    def __post_init__(self) -> None:
-        if self.steps < 0 or min(self.log_every, self.eval_every, self.patience) < 1:
-            raise ValueError("steps count from 0; log_every, eval_every and patience from 1")
+__all__ = ["FitResult", "Loop", "NonFiniteLossError", "Settings"]
 
 
 class Loop:
@@ -91,12 +41,15 @@ class Loop:
         self.held_out, self.device = held_out, data.device
         parts = {"model": result.model, "guide": result.guide}
         self.modules = {k: v for k, v in parts.items() if isinstance(v, nn.Module)}
-        self.optimizers = make_optimizers(self.modules.values(), optimizer, lr)
+        self.optimizers = make_optimizers(self.modules.values(), optimizer, lr, **settings.adam)
+        whole = settings.batch_size == len(data)
+        how = settings.accumulate, settings.warm_up, settings.half
+        self.backward = Backward(loss_of, data, whole, *how)
+        self.average = None if settings.ema is None else Average(self.modules, settings.ema)
         self.stopping = EarlyStopping(settings.patience) if held_out is not None else None
         self.best: dict[str, Tensor] = {}
         self.window = torch.zeros(settings.log_every, device=self.device)  # losses not yet read
         self.filled, self.resumed = 0, False
-        self.everything = data.batch() if settings.batch_size == len(data) else None
 
     def run(self) -> None:
         """Takes the steps that are left."""
@@ -130,8 +83,8 @@ class Loop:
             if settings.out:
                 checkpoint.save(settings.out, self)
             self.flush()
-            if self.best:
-                self.load_weights(self.best)
+            if self.best or self.average:
+                self.load_weights(self.best or self.shown())
             bar.update(result)
 
     def indices(self) -> Iterator[Tensor]:
@@ -147,20 +100,15 @@ class Loop:
     def step(self, index: Tensor) -> None:
         """One optimizer step on the rows ``index``; the loss stays on the device."""
         result = self.result
-        batch = self.everything or self.data.batch(index)
         rate = self.settings.rate(step=result.steps)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-        self.drawn_from = torch.get_rng_state()  # so that a failure can be looked at again
-        loss = self.loss_of(result.model, result.guide, batch)
-        if loss.requires_grad:
-            loss.backward()
-        loss = loss.detach()
+        loss = self.backward(result.model, result.guide, index, result.steps)
         if self.device.type == "cpu":
             if not torch.isfinite(loss):
-                raise self.failure(result.steps, loss, batch)
+                raise self.failure(result.steps, loss, self.backward.batch)
         else:  # a NaN must not reach the parameters before the window is read
             for part in self.modules.values():
                 for parameter in part.parameters():
@@ -168,15 +116,20 @@ class Loop:
                         parameter.grad.nan_to_num_(0.0, 0.0, 0.0)
         if self.settings.clip is not None and self.optimizers:
             clip_gradients(self.optimizers, self.settings.clip)
+        if self.average:
+            self.average.before(result.steps + 1)
         for optimizer in self.optimizers:
             optimizer.step()
+        if self.average:
+            self.average.after(result.steps + 1)
         self.window[self.filled] = loss
         self.filled += 1
         result.steps += 1
 
-    def failure(self, step: int, loss: Tensor, batch: Batch) -> NonFiniteLossError:
+    def failure(self, step: int, loss: Tensor, batch: Batch | None) -> NonFiniteLossError:
         """What to tell the user about a loss that is not finite."""
-        torch.set_rng_state(self.drawn_from)
+        assert batch is not None
+        torch.set_rng_state(self.backward.drawn_from)
         where = blame(self.result.model, self.result.guide, self.loss_of, batch)
         kept = f"; the last checkpoint is in {self.settings.out}" if self.settings.out else ""
         return NonFiniteLossError(
@@ -193,16 +146,18 @@ class Loop:
         if len(bad):
             step = self.result.steps - self.filled + int(bad[0])
             raise self.failure(step, losses[bad[0]], self.data.batch(next(self.indices())))
-        row = {
+        row: dict[str, Any] = {
             "step": self.result.steps,
             "loss": float(losses.mean()),
             "lr": self.settings.rate(step=self.result.steps - 1),
             "seconds": round(self.result.seconds, 3),
         }
+        if self.result.no_bound or self.result.steps - self.filled < self.settings.warm_up:
+            row["loss_is"] = NOT_A_BOUND
         self.filled = 0
         self.log(row)
 
-    def log(self, row: dict[str, float]) -> None:
+    def log(self, row: dict[str, Any]) -> None:
         """Adds a row of metrics and shows it to the callbacks."""
         self.result.metrics.append(row)
         if self.settings.out:
@@ -214,10 +169,11 @@ class Loop:
         """Compares the held-out bound with the best so far, and keeps the weights that rose."""
         assert self.stopping is not None and self.held_out is not None
         result = self.result
-        rows = held_out_bound(result.model, result.guide, self.held_out, 16, self.settings.seed)
-        if self.stopping.update(rows, result.steps):
-            self.best = {k: v.clone() for k, v in self.weights().items()}
-            result.best_step = result.steps
+        with self.averaged():
+            rows = held_out_bound(result.model, result.guide, self.held_out, 16, self.settings.seed)
+            if self.stopping.update(rows, result.steps):
+                self.best = {k: v.clone() for k, v in self.weights().items()}
+                result.best_step = result.steps
         result.stopped_early = self.stopping.done
         self.log({"step": result.steps, "held_out": rows.mean().item()})
 
@@ -236,6 +192,20 @@ class Loop:
             part.load_state_dict(
                 {k.removeprefix(start): v for k, v in weights.items() if k.startswith(start)}
             )
+
+    def shown(self) -> dict[str, Tensor]:
+        """The weights to judge and to keep: averaged where an average is made."""
+        return self.average.weights(self.result.steps) if self.average else self.weights()
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Model and guide have the weights to judge inside the block."""
+        raw = {k: v.clone() for k, v in self.weights().items()} if self.average else {}
+        self.load_weights(self.shown()) if raw else None
+        try:
+            yield
+        finally:
+            self.load_weights(raw) if raw else None
 
     def restore(self) -> None:
         """Takes up the checkpoint of the run in ``out``."""

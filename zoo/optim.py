@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 OptimizerName = Literal["adam", "adamw", "sgd", "rmsprop"]
-ScheduleName = Literal["constant", "cosine", "linear", "exponential"]
+ScheduleName = Literal["constant", "cosine", "linear", "exponential", "burda"]
+EPS, BETAS = 1e-8, (0.9, 0.999)  # Adam's own
 
 _DENSE = {
     "adam": torch.optim.Adam,
@@ -21,51 +22,86 @@ _DENSE = {
 }
 
 
-def make_optimizers(modules: Iterable[nn.Module], name: str, lr: float) -> list[Optimizer]:
+def make_optimizers(
+    modules: Iterable[nn.Module],
+    name: str,
+    lr: float,
+    eps: float = EPS,
+    betas: Sequence[float] = BETAS,
+) -> list[Optimizer]:
     """One optimizer for the dense parameters, and one for the rows of tables.
 
     Tables have sparse gradients: plain SGD takes them as they are, the others give way to Adam on
     the rows of the batch (``torch.optim.SparseAdam``).
 
+    Args:
+        modules: what to train.
+        name: ``adam``, ``adamw``, ``sgd`` or ``rmsprop``.
+        lr: the learning rate.
+        eps: ε, added to the root of the mean squared gradient (not of SGD).
+        betas: how much Adam keeps of the means of the gradient and of its square at each step.
+
     Raises:
-        ValueError: an unknown name or a learning rate that is not positive.
+        ValueError: an unknown name, numbers out of their range, or some that the optimizer lacks.
     """
     if name not in _DENSE:
         raise ValueError(f"unknown optimizer {name!r}; there are {sorted(_DENSE)}")
     if not lr > 0:
         raise ValueError(f"the learning rate must be positive, got {lr}")
+    if not eps > 0 or len(betas) != 2 or not all(0 <= b < 1 for b in betas):
+        raise ValueError(f"eps is above 0 and betas two numbers in [0, 1), got {eps}, {betas}")
+    own: dict[str, Any] = {} if name == "sgd" else {"eps": eps}
+    if name in ("adam", "adamw"):
+        own["betas"] = tuple(betas)
+    for option, changed in (("eps", eps != EPS), ("betas", tuple(betas) != BETAS)):
+        if changed and option not in own:
+            raise ValueError(f"the optimizer {name} takes no {option}; use adam")
     parts = list(modules)
-    tables = {
-        m.weight
-        for part in parts
-        for m in part.modules()
-        if isinstance(m, nn.Embedding) and m.sparse and m.weight.requires_grad
-    }
+    tables = sparse_tables(parts)
     everything = dict.fromkeys(p for part in parts for p in part.parameters() if p.requires_grad)
     dense = [p for p in everything if p not in tables]
-    optimizers: list[Optimizer] = [_DENSE[name](dense, lr=lr)] if dense else []
+    optimizers: list[Optimizer] = [_DENSE[name](dense, lr=lr, **own)] if dense else []
     if tables:
         rows = [p for p in everything if p in tables]
         make = torch.optim.SGD if name == "sgd" else torch.optim.SparseAdam
-        optimizers.append(make(rows, lr=lr))
+        optimizers.append(make(rows, lr=lr, **own))
     return optimizers
+
+
+def sparse_tables(modules: Iterable[nn.Module]) -> set[Tensor]:
+    """The tables among the parameters to train: a step moves the rows of its batch alone."""
+    return {
+        m.weight
+        for part in modules
+        for m in part.modules()
+        if isinstance(m, nn.Embedding) and m.sparse and m.weight.requires_grad
+    }
 
 
 def learning_rate(schedule: str, lr: float, step: int, steps: int, final: float = 1e-3) -> float:
     """lr × a factor falling from 1 at step 0 to ``final`` at the last step.
 
     ``constant`` 1; ``linear`` 1 - (1-f) t; ``cosine`` f + (1-f)(1 + cos πt)/2; ``exponential`` f^t,
-    with t = step/steps and f = ``final``.
+    with t = step/steps and f = ``final``. ``burda``: round(10^(1-(i-1)/7), 1)/10 for the share
+    3^(i-1)/3280 of the steps, i = 1 … 8; with lr = 0.001 and 3280 epochs that of the paper.
 
     Raises:
         ValueError: an unknown schedule.
+
+    Reference: Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", 2016.
+
+    Example:
+        >>> [round(learning_rate("burda", 1e-3, step, 3280), 6) for step in (0, 1, 4, 3279)]
+        [0.001, 0.00072, 0.00052, 0.0001]
     """
     t = min(1.0, step / max(1, steps))
+    stage = sum(3280 * step >= steps * (3**i - 1) // 2 for i in range(1, 8))  # i - 1
     factors = {
         "constant": 1.0,
         "linear": 1 - (1 - final) * t,
         "cosine": final + (1 - final) * 0.5 * (1 + math.cos(math.pi * t)),
         "exponential": final**t,
+        "burda": round(10 ** (1 - stage / 7), 1) / 10,
     }
     if schedule not in factors:
         raise ValueError(f"unknown schedule {schedule!r}; there are {sorted(factors)}")

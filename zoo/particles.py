@@ -143,6 +143,8 @@ def one_by_one(weigh: Callable[[Mapping[str, Any]], Any], inner: int, outer: int
         first,
         local=gather("local"),
         log_q=gather("log_q"),
+        log_likelihood=gather("log_likelihood"),
+        local_sites=None,
         global_=torch.cat([row[0].global_ for row in grid]),
         log_q_global=torch.cat([row[0].log_q_global for row in grid]),
         values={name: values(name) for name in first.values},

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
@@ -36,8 +38,10 @@ class Bar:
 
     def update(self, result: Any) -> None:
         """Shows the last row of metrics."""
-        losses = [row["loss"] for row in result.metrics if "loss" in row]
-        bound = f"objective {-losses[-1]:.4f} nats/datapoint" if losses else ""
+        rows = [row for row in result.metrics if "loss" in row]
+        bound = f"objective {-rows[-1]['loss']:.4f} nats/datapoint" if rows else ""
+        if rows and "loss_is" in rows[-1]:
+            bound += f" ({rows[-1]['loss_is']})"
         rate = result.steps / result.seconds if result.seconds else 0.0
         note = f"{bound}, {rate:.0f} steps/s"
         self.rich.update(self.task, completed=result.steps, note=note)
@@ -72,3 +76,24 @@ class Interrupt:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
+
+
+@contextmanager
+def counting(what: str, total: int, show: bool | None = None) -> Iterator[Callable[[int], None]]:
+    """A bar for work that is counted; the function that it gives takes how much more is done.
+
+    Args:
+        what: is counted.
+        total: how much there is.
+        show: whether to; by default on a terminal.
+    """
+    with RichProgress(
+        TextColumn("[bold]evaluate"),
+        BarColumn(),
+        TextColumn("{task.percentage:.0f}% of {task.total:,} " + what),
+        TimeRemainingColumn(),
+        disable=not (sys.stderr.isatty() if show is None else show),
+        transient=True,
+    ) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda more: bar.update(task, advance=more)

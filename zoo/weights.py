@@ -26,6 +26,8 @@ class LogWeights:
         log_q: (S, K, B) or (C, S, K, B), log q(z | x, g), for score-function gradients.
         log_q_global: (S,), log q(g).
         log_q_enum: (C, B), log q(y | x); None where the guide leaves y to be summed out.
+        log_likelihood: (S, K, B) or (C, S, K, B), log p(x | z, g), the observed sites' part of
+            ``local``; the rest of it is log p(z | g) - log q(z | x, g).
         size: N, the rows of the data set that the batch stands for.
         has_globals: whether any latent is outside the data plate.
         score_sites: sites the guide drew without a path-wise gradient.
@@ -33,6 +35,8 @@ class LogWeights:
         globals: the guide's recorded global sites.
         observed: the model's observed sites, without deterministic ones and factors.
         enumerated: values of each enumerated site, the first the fastest in C.
+        local_sites: p's local latents and q's local sites as they were recorded; None where the
+            particles were run one by one.
     """
 
     local: Tensor
@@ -40,6 +44,7 @@ class LogWeights:
     log_q: Tensor
     log_q_global: Tensor
     log_q_enum: Tensor | None
+    log_likelihood: Tensor
     size: int
     has_globals: bool
     score_sites: tuple[str, ...] = ()
@@ -47,6 +52,7 @@ class LogWeights:
     globals: Mapping[str, Any] = field(default_factory=dict)
     observed: tuple[str, ...] = ()
     enumerated: Mapping[str, int] = field(default_factory=dict)
+    local_sites: tuple[Mapping[str, Any], Mapping[str, Any]] | None = None
 
     @property
     def log_weight(self) -> Tensor:
@@ -174,8 +180,8 @@ def _weigh(
     states = (torch.Size(sizes.values()).numel(),) if sizes else ()
     like = batch.index.new_zeros((), dtype=model.dtype)
 
-    def total(sites: Iterable[Any]) -> Tensor:  # (S, K, B) or (C, S, K, B)
-        summed = sum((log_prob(s) for s in sites), like)
+    def total(terms: Iterable[Tensor]) -> Tensor:  # (S, K, B) or (C, S, K, B)
+        summed = sum(terms, like)
         return summed.expand(*reversed(sizes.values()), *base).reshape(*states, *base)
 
     q_in, q_out = split(q.sites, plate)
@@ -188,14 +194,16 @@ def _weigh(
             f"the guide enumerates {given_draw} given a draw of another latent; let it sample them "
             "before the others, given the data alone"
         )
-    log_q = total(s for s in q_in if s["name"] not in by_guide.sizes)
+    log_q = total(log_prob(s) for s in q_in if s["name"] not in by_guide.sizes)
     log_q_global = outer_sum(q_out, outer, like)
+    scores = [log_prob(s) for s in p_in]
     return LogWeights(
-        local=total(p_in) - log_q,
+        local=total(scores) - log_q,
         global_=outer_sum(p_out, outer, like) - log_q_global,
         log_q=log_q,
         log_q_global=log_q_global,
-        log_q_enum=total(q_enum)[:, 0, 0] if q_enum else None,
+        log_q_enum=total(map(log_prob, q_enum))[:, 0, 0] if q_enum else None,
+        log_likelihood=total(t for t, s in zip(scores, p_in, strict=True) if s["is_observed"]),
         size=batch.size,
         has_globals=bool(q_out),
         score_sites=tuple(s["name"] for s in q_in + q_out if _needs_score(s)),
@@ -203,6 +211,10 @@ def _weigh(
         globals={site["name"]: site for site in q_out},
         observed=tuple(n for n, s in p.sites.items() if is_data(s)),
         enumerated=sizes,
+        local_sites=(
+            {s["name"]: s for s in p_in if not s["is_observed"]},
+            {s["name"]: s for s in q_in},
+        ),
     )
 
 

@@ -118,14 +118,34 @@ def gap(figures: Mapping[str, Any]) -> str:
     )
 
 
-def loss_curve(metrics: Sequence[Mapping[str, float]], objective: str, path: Path) -> None:
-    """Draws what was maximised against the steps, the held-out bound beside it."""
+def not_a_bound(metrics: Sequence[Mapping[str, Any]]) -> str:
+    """What to say of the losses that were no bounds; empty where all were.
+
+    Example:
+        >>> early = {"step": 100, "loss": 2.0, "loss_is": "not a bound"}
+        >>> not_a_bound([early, {"step": 200, "loss": 1.0}]), not_a_bound([early])
+        (', not a bound up to step 100', ', not a bound')
+    """
+    rows = [row for row in metrics if "loss" in row]
+    labelled = [row for row in rows if "loss_is" in row]
+    if not labelled:
+        return ""
+    until = "" if len(labelled) == len(rows) else f" up to step {labelled[-1]['step']}"
+    return f", {labelled[-1]['loss_is']}{until}"
+
+
+def loss_curve(metrics: Sequence[Mapping[str, Any]], objective: str, path: Path) -> None:
+    """Draws what was maximised against the steps, the held-out bound beside it.
+
+    Where the loss was no bound on log p(x), its label says so.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
-    for name, sign, label in (("loss", -1, f"training ({objective})"), ("held_out", 1, "held out")):
+    training = f"training ({objective}{not_a_bound(metrics)})"
+    for name, sign, label in (("loss", -1, training), ("held_out", 1, "held out")):
         points = [(row["step"], sign * row[name]) for row in metrics if name in row]
         if points:
             steps, values = zip(*points, strict=True)

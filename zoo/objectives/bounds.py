@@ -2,7 +2,9 @@
 
 All are averages over datapoints: with global latents g the loss is
 -E_g[log p(g)/q(g) + (N/B) Σ_n bound_n(g)] / N, with inner particles that share g.
-Their gradients are path-wise.
+Their gradients are path-wise. With ``beta`` other than 1 the KL terms count β times:
+h_β = log p(x | z, g) + β [log p(z | g) - log q(z | x, g)], and β log p(g)/q(g). Neither that nor
+``free_bits`` leaves a bound on log p(x).
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from zoo.data import Batch
 from zoo.exact import knows, log_evidence
+from zoo.kl_weight import free_bits_excess, tempered
 from zoo.model import Model
 from zoo.weights import LogWeights, log_weights
 
@@ -24,9 +27,20 @@ Guide = Callable[[Batch], Any]
 
 
 def elbo(
-    model: Model, guide: Guide, batch: Batch, *, num_particles: int = 1, num_outer: int = 1
+    model: Model,
+    guide: Guide,
+    batch: Batch,
+    *,
+    num_particles: int = 1,
+    num_outer: int = 1,
+    beta: float = 1.0,
+    free_bits: float = 0.0,
 ) -> Tensor:
     """The evidence lower bound: -mean_n E_q[h_n].
+
+    With λ free bits: -mean_n E_q[log p(x_n | z_n)] + β Σ_j max(λ, KL_j), KL_j the mean over the
+    batch and its draws of log q(z_j | x_n) - log p(z_j), of each dimension j of a latent where q
+    and p are independent over its dimensions, of the whole latent elsewhere. λ = 0 is the bound.
 
     Args:
         model: p.
@@ -34,17 +48,37 @@ def elbo(
         batch: B rows.
         num_particles: K, draws for each datapoint.
         num_outer: S, draws of the global latents.
+        beta: β, the weight of the KL terms; with any other than 1 it is not a bound.
+        free_bits: λ, nats of KL that each group of latents has for nothing; above 0 it is not a
+            bound.
 
     Raises:
-        ValueError: a latent without a path-wise gradient.
+        ValueError: a latent without a path-wise gradient; free bits of a point mass, or with
+            latents that are summed out.
 
-    Reference: Kingma and Welling, "Auto-Encoding Variational Bayes", 2014.
+    Reference: Kingma and Welling, "Auto-Encoding Variational Bayes", 2014; for free bits Kingma,
+    Salimans, Jozefowicz, Chen, Sutskever and Welling, "Improved Variational Inference with Inverse
+    Autoregressive Flow", 2016.
     """
-    return _loss(model, guide, batch, num_particles, num_outer, mean)
+    weights = _weights(model, guide, batch, num_particles, num_outer)
+    loss = -tempered(weights, beta).per_datapoint(mean).mean()
+    if free_bits == 0:
+        return loss
+    if not getattr(guide, "has_density", True):
+        raise ValueError(
+            "a point mass (delta) has no KL, so free bits mean nothing; leave them out"
+        )
+    return loss + beta * free_bits_excess(weights, free_bits)
 
 
 def iwae(
-    model: Model, guide: Guide, batch: Batch, *, num_particles: int = 10, num_outer: int = 1
+    model: Model,
+    guide: Guide,
+    batch: Batch,
+    *,
+    num_particles: int = 10,
+    num_outer: int = 1,
+    beta: float = 1.0,
 ) -> Tensor:
     """The importance-weighted bound: -mean_n log (1/K) Σ_k exp h_nk, rising to log p with K.
 
@@ -56,13 +90,14 @@ def iwae(
         batch: B rows.
         num_particles: K.
         num_outer: S, draws of the global latents.
+        beta: β, the weight of the KL terms; with any other than 1 it is not a bound.
 
     Raises:
         ValueError: a latent without a path-wise gradient; a guide that is a point mass.
 
     Reference: Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", 2016.
     """
-    return _loss(model, guide, batch, num_particles, num_outer, log_mean_exp)
+    return _loss(model, guide, batch, num_particles, num_outer, log_mean_exp, beta)
 
 
 def renyi(
@@ -73,6 +108,7 @@ def renyi(
     alpha: float = 0.5,
     num_particles: int = 10,
     num_outer: int = 1,
+    beta: float = 1.0,
 ) -> Tensor:
     """The Rényi bound: -mean_n (1/(1-α)) log (1/K) Σ_k exp((1-α) h_nk).
 
@@ -87,13 +123,15 @@ def renyi(
         alpha: α.
         num_particles: K.
         num_outer: S, draws of the global latents.
+        beta: β, the weight of the KL terms; with any other than 1 it is not a bound.
 
     Raises:
         ValueError: α < 0 with global latents, where the mixture of the two bounds is neither.
 
     Reference: Li and Turner, "Rényi Divergence Variational Inference", 2016.
     """
-    return _loss(model, guide, batch, num_particles, num_outer, renyi_mean(alpha), alpha < 0)
+    reduce = renyi_mean(alpha)
+    return _loss(model, guide, batch, num_particles, num_outer, reduce, beta, alpha < 0)
 
 
 def mle(model: Model, guide: Guide | None, batch: Batch) -> Tensor:
@@ -130,10 +168,10 @@ def _loss(
     num_particles: int,
     num_outer: int,
     reduce: Callable[[Tensor], Tensor],
+    beta: float,
     upper: bool = False,
 ) -> Tensor:
-    weights = log_weights(model, guide, batch, num_particles, num_outer)
-    check_pathwise(weights)
+    weights = _weights(model, guide, batch, num_particles, num_outer)
     if reduce is not mean and not getattr(guide, "has_density", True):
         raise ValueError(
             "a point mass (delta) has no density, so its importance weights mean nothing; use "
@@ -141,7 +179,14 @@ def _loss(
         )
     if upper and weights.has_globals:
         raise ValueError("α < 0 is an upper bound and global latents give a lower one; use α ≥ 0")
-    return -weights.per_datapoint(reduce).mean()
+    return -tempered(weights, beta).per_datapoint(reduce).mean()
+
+
+def _weights(model: Model, guide: Guide, batch: Batch, inner: int, outer: int) -> LogWeights:
+    """Log weights whose gradient by automatic differentiation is that of the objective."""
+    weights = log_weights(model, guide, batch, inner, outer)
+    check_pathwise(weights)
+    return weights
 
 
 def check_pathwise(weights: LogWeights) -> None:

@@ -1,0 +1,112 @@
+"""The gradient of one step of a fit: in parts, in which precision, with which KL weight."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.context import half_layers
+from zoo.data import Batch, Dataset
+from zoo.streamed import StreamedDataset
+
+
+class Backward:
+    """Leaves the gradient of a step's loss in ``.grad``, and gives the loss, on the device.
+
+    The rows are split in M parts of nearly the same size. The gradient is that of the undivided
+    batch, Σ_m (B_m/B) ∇ loss_m, for every loss that is a mean over rows, with the memory of one
+    part. During a warm-up of W steps the KL weight of step t = 0, 1, … is β t/W, a tensor.
+
+    Args:
+        loss_of: ``(model, guide, batch) -> loss``, in nats per datapoint.
+        data: where the rows come from.
+        whole: whether a step takes all of them.
+        accumulate: M.
+        warm_up: W.
+        half: whether layers compute in bfloat16.
+
+    Attributes:
+        batch: the part that was last looked at.
+        drawn_from: the state of the CPU's random numbers before it, so that a failure can be looked
+            at again.
+
+    Raises:
+        ValueError: a warm-up for an objective without a KL weight.
+    """
+
+    def __init__(
+        self,
+        loss_of: Callable[..., Tensor],
+        data: Dataset,
+        whole: bool,
+        accumulate: int = 1,
+        warm_up: int = 0,
+        half: bool = False,
+    ):
+        self.loss_of, self.data, self.whole = loss_of, data, whole
+        self.accumulate, self.warm_up, self.half = accumulate, warm_up, half
+        self.beta = kl_weight_of(loss_of) if warm_up else 1.0
+        # Other kinds of data may draw a row's values anew each time that they are asked for them.
+        kept = whole and accumulate == 1 and type(data) in (Dataset, StreamedDataset)
+        self.everything = data.batch() if kept else None
+        self.batch: Batch | None = None
+        self.drawn_from = torch.get_rng_state()
+
+    def __call__(self, model: Any, guide: Any, index: Tensor, step: int) -> Tensor:
+        """The loss of the rows ``index``, (); stops at a part whose loss is not finite (CPU)."""
+        options = self.options(step)
+        total = torch.zeros((), device=self.data.device)
+        for batch in self.parts(index):
+            self.batch, self.drawn_from = batch, torch.get_rng_state()
+            with half_layers(self.data.device) if self.half else nullcontext():
+                loss = self.loss_of(model, guide, batch, **options)
+            if self.accumulate > 1:
+                if not loss.requires_grad:
+                    raise ValueError(
+                        "accumulate needs a loss that can be differentiated, and this objective "
+                        "has none (or no free parameter); leave accumulate out"
+                    )
+                loss = loss * (len(batch) / len(index))
+            if loss.requires_grad:
+                loss.backward()
+            total = total + loss.detach() if self.accumulate > 1 else loss.detach()
+            if self.data.device.type == "cpu" and not torch.isfinite(total):
+                break
+        return total
+
+    def parts(self, index: Tensor) -> Iterator[Batch]:
+        """The batches of a step."""
+        if self.accumulate == 1:
+            yield self.everything or self.data.batch(None if self.whole else index)
+            return
+        for part in index.tensor_split(min(self.accumulate, len(index))):
+            yield self.data.batch(part)
+
+    def options(self, step: int) -> dict[str, Tensor]:
+        """The KL weight of a step within the warm-up, filled in on the device."""
+        if step >= self.warm_up:
+            return {}
+        value = self.beta * step / self.warm_up
+        return {"beta": torch.full((), value, device=self.data.device)}
+
+
+def kl_weight_of(loss_of: Callable[..., Tensor]) -> float:
+    """The β that an objective was given, or has by default.
+
+    Raises:
+        ValueError: an objective without one.
+    """
+    known = inspect.signature(loss_of).parameters
+    if "beta" not in known:
+        name = getattr(getattr(loss_of, "func", loss_of), "__name__", "this one")
+        raise ValueError(
+            f"warm_up raises the KL weight β of an objective, and {name} has none; elbo, iwae and "
+            "renyi have"
+        )
+    default = known["beta"].default
+    return 1.0 if default is inspect.Parameter.empty else float(default)

@@ -1,0 +1,77 @@
+"""What a fit is told, and what it leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from zoo.model import Model
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became NaN or infinite; the message names the step, the site and the value."""
+
+
+@dataclass
+class FitResult:
+    """What a fit leaves behind; ``model`` and ``guide`` are trained in place.
+
+    Attributes:
+        objective: its word.
+        steps: steps taken.
+        seconds: wall-clock time of the steps, looks at held-out rows included.
+        interrupted: whether Ctrl-C ended it.
+        stopped_early: whether held-out patience ended it.
+        best_step: the step whose weights were kept, where there are held-out rows.
+        metrics: a row every ``log_every`` steps: step, loss (nats per datapoint, averaged since the
+            row before), lr, seconds; held_out at each look. Where the loss is no bound,
+            ``loss_is`` says so.
+        no_bound: what makes the loss no bound on log p(x) in every step; empty where it is one.
+    """
+
+    model: Model
+    guide: Any
+    objective: str
+    steps: int = 0
+    seconds: float = 0.0
+    interrupted: bool = False
+    stopped_early: bool = False
+    best_step: int | None = None
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    no_bound: str = ""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a fit runs; the arguments of ``fit``."""
+
+    steps: int
+    batch_size: int
+    per_epoch: int
+    rate: Callable[..., float]
+    clip: float | None
+    seed: int
+    eval_every: int
+    log_every: int
+    checkpoint_every: float
+    patience: int
+    progress: bool | None
+    callbacks: tuple[Callable[[FitResult], Any], ...]
+    out: Path | None
+    recipe: dict[str, Any] = field(default_factory=dict)  # what a resumed fit must share
+    warm_up: int = 0
+    ema: float | None = None
+    accumulate: int = 1
+    half: bool = False
+    adam: dict[str, Any] = field(default_factory=dict)  # eps and betas
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or min(self.log_every, self.eval_every, self.patience) < 1:
+            raise ValueError("steps count from 0; log_every, eval_every and patience from 1")
+        if self.warm_up < 0 or self.accumulate < 1:
+            raise ValueError(
+                f"warm_up counts steps from 0 and accumulate parts from 1, got {self.warm_up} and "
+                f"{self.accumulate}"
+            )
