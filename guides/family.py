@@ -41,6 +41,7 @@ class Family(nn.Module):
     has_density: ClassVar[bool] = True
     uses_kappa: ClassVar[bool] = True
     scores: ClassVar[bool] = True
+    scores_cheaply: bool = True
     refines: bool = False
     shorthand: ClassVar[str | None] = None
     infer: ClassVar[dict[str, Any]] = {}

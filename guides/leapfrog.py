@@ -56,7 +56,13 @@ def value_and_slope(target: Target, u: Tensor, keep: bool) -> tuple[Tensor, Tens
 
 
 def leapfrog(
-    target: Target, u: Tensor, v: Tensor, step: Tensor, num_steps: int, keep: bool = False
+    target: Target,
+    u: Tensor,
+    v: Tensor,
+    step: Tensor,
+    num_steps: int,
+    keep: bool = False,
+    cooling: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """T leapfrog steps of the Hamiltonian -target(u) + ½ |v|²: (u_T, v_T) and both ends' target.
 
@@ -70,6 +76,8 @@ def leapfrog(
         step: ε > 0, broadcast over (..., B, d).
         num_steps: T.
         keep: whether a gradient flows through the steps.
+        cooling: (T,), what v is multiplied by after each step; the volume then shrinks by its
+            product for each dimension.
 
     Returns:
         u_T, v_T, target(u_0) and target(u_T), the latter two (..., B).
@@ -85,11 +93,12 @@ def leapfrog(
     """
     start, slope = value_and_slope(target, u, keep)
     value = start
-    for _ in range(num_steps):
+    for t in range(num_steps):
         v = v + 0.5 * step * slope
         u = u + step * v
         value, slope = value_and_slope(target, u, keep)
         v = v + 0.5 * step * slope
+        v = v if cooling is None else v * cooling[t]
     return u, v, start, value
 
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro import poutine
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
@@ -31,6 +32,11 @@ class Hamiltonian(Family):
     ε_j = ε / √M_j. The gradient goes through the steps to κ, to ε and to p. A latent with a bounded
     support moves in its unconstrained image u, by ∇ [log p(x, z(u)) + log |dz/du|].
 
+    Small steps alone conserve -log p(x, z) - log N(v), hence w: they move z and leave the bound
+    that of q₀. What raises it is tempering: the steps start at v₀ / √β₀ and v is multiplied after
+    step t by a learned α_t in (0, 1), Π_t α_t = √β₀, whose volume change the start cancels. The
+    formula above stays as it is.
+
     With ``metropolis`` the bound is that of q₀ alone, and each end is accepted or refused: such
     draws follow p(z | x) ever more closely, but have no density. They are what ``guide.posterior``
     gives, and what the objective ``mcmc`` takes p's gradient from. The step is then one number
@@ -43,6 +49,7 @@ class Hamiltonian(Family):
         init_scale: s at the start.
         num_leapfrog: T.
         step_size: ε at the start; with ``metropolis`` in units of s.
+        tempering: β₀ in (0, 1] at the start; 1 leaves tempering out. Not for ``metropolis``.
         metropolis: whether ends are accepted or refused.
         num_transitions: with ``metropolis``, how many times T steps are taken.
         acceptance: with ``metropolis``, the mean acceptance probability to aim at.
@@ -74,6 +81,7 @@ class Hamiltonian(Family):
         init_scale: float = 1.0,
         num_leapfrog: int = 4,
         step_size: float = 0.1,
+        tempering: float = 0.5,
         metropolis: bool = False,
         num_transitions: int = 5,
         acceptance: float = 0.65,
@@ -85,12 +93,18 @@ class Hamiltonian(Family):
                 f"acceptance a probability; got {num_leapfrog}, {num_transitions}, {step_size} and "
                 f"{acceptance}"
             )
+        if not 0 < tempering <= 1:
+            raise ValueError(f"tempering is β₀ in (0, 1], 1 for none; got {tempering}")
         self.num_leapfrog, self.num_transitions = num_leapfrog, num_transitions
         self.refines, self.acceptance = metropolis, acceptance
         if metropolis:
             self.register_buffer("log_step", torch.tensor(step_size).log())  # ()
         else:
             self.raw_step = nn.Parameter(torch.full((dim,), inverse_softplus(step_size)))  # (d,)
+        self.raw_cooling: nn.Parameter | None = None
+        if tempering < 1 and not metropolis:
+            each = torch.full((num_leapfrog,), tempering ** (0.5 / num_leapfrog))
+            self.raw_cooling = nn.Parameter(each.logit())  # (T,), α_t = sigmoid
 
     @property
     def num_params(self) -> int:
@@ -120,13 +134,13 @@ class Hamiltonian(Family):
         q = self(source(batch))
         if self.refines:
             return q
-        auxiliary: dict[str, Any] = {"is_auxiliary": True}
         noise = dist.Normal(torch.zeros_like(q.mean), 1.0).to_event(1)
-        with rows(batch, model.plate):
-            u = pyro.sample("_z0", q, infer=auxiliary)
-            v = pyro.sample("_v", noise, infer=auxiliary)
+        u, v = (_auxiliary(name, d, model, batch) for name, d in (("_z0", q), ("_v", noise)))
         target, step = target_of(model, batch, self.latents.local), softplus(self.raw_step)
-        u, v, *_ = leapfrog(target, u, v, step, self.num_leapfrog, keep=torch.is_grad_enabled())
+        cooling = self.raw_cooling.sigmoid() if self.raw_cooling is not None else None
+        v = v if cooling is None else v / cooling.prod()
+        keep = torch.is_grad_enabled()
+        u, v, *_ = leapfrog(target, u, v, step, self.num_leapfrog, keep, cooling)
         return dist.Delta(u, log_density=-noise.log_prob(v), event_dim=1)
 
     def refined(
@@ -138,8 +152,7 @@ class Hamiltonian(Family):
         adapt = self.training and torch.is_grad_enabled()
         with torch.no_grad():
             q = self(source(batch))
-            with rows(batch, model.plate):
-                u = pyro.sample("_z0", q, infer={"is_auxiliary": True})
+            u = _auxiliary("_z0", q, model, batch)
             target, step = target_of(model, batch, self.latents.local), self.log_step.exp()
             u, rate = metropolis(
                 target, u, step * q.stddev, self.num_leapfrog, self.num_transitions
@@ -147,3 +160,9 @@ class Hamiltonian(Family):
             if adapt:
                 self.log_step += 0.05 * (rate - self.acceptance)
         return dist.Delta(u, event_dim=1)
+
+
+def _auxiliary(name: str, q: Any, model: Model, batch: Batch) -> Tensor:
+    """A draw in the data plate, which the steps must leave again: the model brings its own."""
+    with poutine.block(hide=[model.plate]), rows(batch, model.plate):
+        return pyro.sample(name, q, infer={"is_auxiliary": True})
