@@ -2,55 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from zoo.context import seeded, stream, validation
-from zoo.data import Batch, as_dataset
+from zoo.context import validation
+from zoo.data import Batch, Dataset, as_dataset
+from zoo.estimate import Estimate
 from zoo.exact import knows, log_evidence
+from zoo.importance import EVALUATION, sweep
 from zoo.model import Model, as_model
-from zoo.objectives.bounds import log_mean_exp, mean
-from zoo.weights import LogWeights, log_weights
 
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over datapoints in nats, and the two errors that it has.
-
-    Attributes:
-        rows: (N,), the value of each datapoint.
-        error: (N,), the Monte-Carlo standard error of each.
-        shared: the Monte-Carlo standard error that all rows share (draws of global latents).
-    """
-
-    rows: Tensor
-    error: Tensor
-    shared: float = 0.0
-
-    @property
-    def mean(self) -> float:
-        """Nats per datapoint."""
-        return self.rows.mean().item()
-
-    @property
-    def se(self) -> float:
-        """Monte-Carlo standard error of the mean on these data."""
-        own = self.error.square().sum().sqrt().item() / len(self.rows)
-        return math.hypot(own, self.shared)
-
-    @property
-    def se_data(self) -> float:
-        """Standard error of the mean as an estimate for new data from the same source."""
-        return self.rows.std().item() / math.sqrt(len(self.rows)) if len(self.rows) > 1 else 0.0
-
-    def as_dict(self) -> dict[str, float]:
-        """For JSON."""
-        return {"mean": self.mean, "se": self.se, "se_data": self.se_data}
+__all__ = ["Estimate", "Evaluation", "evaluate", "exact_evidence"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +45,6 @@ class Evaluation:
         return result
 
 
-@torch.no_grad()
 def evaluate(
     model: Model | Callable[..., Any],
     guide: Callable[[Batch], Any],
@@ -96,7 +60,8 @@ def evaluate(
     """ELBO, IWAE_K and log p(x) of every row.
 
     Two guides evaluated with the same seed see the same random numbers where they draw in the same
-    order. Rows go through in chunks, so that memory does not grow with N K.
+    order. Rows go through in pieces, and the particles of a row too where one row has no room for
+    them, so that memory does not grow with N K.
 
     Args:
         model: p.
@@ -108,7 +73,7 @@ def evaluate(
         exact: whether to ask the model for log p(x).
         predictive: for rows that global latents were not fitted to: E_{q(g)} Σ_n bound_n(g), with
             no log p(g)/q(g); a lower bound on the log density of the rows under ∫ p(x|g) q(g) dg.
-        max_elements: how many numbers one chunk may take.
+        max_elements: how many numbers the largest tensor may have.
 
     Returns:
         For global latents the figures are [log p(g)/q(g) + Σ_n …]/N, averaged over g.
@@ -122,58 +87,37 @@ def evaluate(
             f"num_particles={num_particles}, num_outer={num_outer}"
         )
     model, data = as_model(model), as_dataset(data)
-    width = max(1, sum(data.event_shape(name).numel() for name in data.names))
     density = getattr(guide, "has_density", True)
-    head = data.batch(torch.arange(min(len(data), 97), device=data.device)).to(model.device)
-    model.resolve(head)
-    chosen = stream(seed, "evaluation")
-    with seeded(chosen, model.device), validation(False):
-        first = log_weights(model, guide, head)
-        outer = num_outer if first.has_globals else 1
-        states = torch.Size(first.enumerated.values()).numel() if first.enumerated else 1
-        chunk = max(1, max_elements // (num_particles * outer * states * width))
-        torch.manual_seed(chosen)
-        parts = [
-            _rows(
-                log_weights(model, guide, batch.to(model.device), num_particles, outer), predictive
-            )
-            for batch in data.batches(chunk)
-        ]
-        known = exact and knows(model, "log_evidence")
-        values = (
-            [log_evidence(model, batch.to(model.device)) for batch in data.batches(65536)]
-            if known
-            else []
-        )
-    elbo, iwae = _gather(parts, 0, outer), _gather(parts, 1, outer)
-    truth = torch.cat(values) if known else None
+    ladder = sweep(
+        model,
+        guide,
+        data,
+        (1, num_particles),
+        num_outer=num_outer,
+        seed=seed,
+        purpose=EVALUATION,
+        predictive=predictive,
+        max_elements=max_elements,
+    )
+    elbo, iwae = (
+        Estimate(bound.rows.to(model.dtype), bound.error.to(model.dtype), bound.shared)
+        for bound in ladder.bounds
+    )
     return Evaluation(
         elbo=elbo if density else None,
         iwae=iwae if density else None,
-        exact=Estimate(truth, torch.zeros_like(truth)) if truth is not None else None,
+        exact=exact_evidence(model, data) if exact else None,
         log_joint=None if density else elbo,
         num_particles=num_particles,
     )
 
 
-def _rows(weights: LogWeights, predictive: bool) -> list[tuple[Tensor, Tensor]]:
-    """For ELBO and IWAE: (S, B) values, each row with its share of g, and (S, B) variances."""
-    h = weights.marginal
-    ratio = (h - h.max(-2, keepdim=True).values).exp()  # relative weights, for the delta method
-    terms = [h, ratio / ratio.mean(-2, keepdim=True)]  # what each particle adds to either bound
-    if weights.log_q_enum is not None:  # states may share a particle's draws, so they are summed
-        share = weights.log_q_enum.exp()[:, None, None]  # (C, 1, 1, B)
-        terms = [(share * term).sum(0) for term in terms]
-    value = weights.bound if predictive else weights.per_row
-    reduces = (mean, log_mean_exp)
-    return [(value(r), t.var(-2) / h.shape[-2]) for r, t in zip(reduces, terms, strict=True)]
-
-
-def _gather(parts: list[Any], which: int, outer: int) -> Estimate:
-    """All rows of one bound, averaged over the outer draws, with its errors."""
-    rows = torch.cat([part[which][0].mean(0) for part in parts])
-    if outer == 1:
-        return Estimate(rows, torch.cat([part[which][1][0] for part in parts]).sqrt())
-    # Every chunk has draws of g of its own, and each moves all rows of the chunk together.
-    shared = sum(part[which][0].sum(-1).var(0) / outer for part in parts)
-    return Estimate(rows, torch.zeros_like(rows), math.sqrt(float(shared)) / len(rows))
+@torch.no_grad()
+def exact_evidence(model: Model, data: Dataset) -> Estimate | None:
+    """log p(x) of every row, where the model knows it."""
+    if not knows(model, "log_evidence"):
+        return None
+    with validation(False):
+        parts = [log_evidence(model, batch.to(model.device)) for batch in data.batches(65536)]
+    rows = torch.cat(parts)
+    return Estimate(rows, torch.zeros_like(rows))
