@@ -191,18 +191,15 @@ def network(
 def last_bias(net: nn.Module, size: int) -> nn.Parameter | None:
     """The parameter that is added to the output (..., size) of a network, where it has one.
 
-    A network says so by an attribute `output_bias`; else it is the bias of its last linear layer.
+    A network says so by an attribute `output_bias`; else it is the bias of the linear layer that
+    the network ends with, None where it ends with something else.
 
     >>> last_bias(MLP(2, (3,), 4), 4).shape
     torch.Size([4])
     """
-    for module in reversed(list(net.modules())):
-        bias = getattr(module, "output_bias", None)
-        if bias is None and isinstance(module, nn.Linear):
-            bias = module.bias
-        if isinstance(bias, nn.Parameter):
-            return bias if bias.shape == (size,) else None
-    return None
+    end = [module for module in net.modules() if not list(module.children())][-1]
+    bias = getattr(net, "output_bias", end.bias if isinstance(end, nn.Linear) else None)
+    return bias if isinstance(bias, nn.Parameter) and bias.shape == (size,) else None
 
 
 def widths_of_layers(widths: Sequence[int], count: int) -> tuple[int, ...]:

@@ -179,8 +179,9 @@ class Flow(Prior):
         rest = latent_dim - self.split
         orders = [_order(latent_dim) for _ in range(length)]
         self.register_buffer("orders", torch.stack(orders))  # (L, d)
-        nets = [MLP(self.split, tuple(hidden), 2 * rest, activation) for _ in range(length)]
-        self.nets = nn.ModuleList(nets if self.split else [])
+        count = length if self.split else 0
+        nets = [MLP(self.split, tuple(hidden), 2 * rest, activation) for _ in range(count)]
+        self.nets = nn.ModuleList(nets)
         self.loc = nn.Parameter(torch.zeros(latent_dim))  # (d,)
         self.log_scale = nn.Parameter(torch.zeros(latent_dim))  # (d,)
         with torch.no_grad():  # start near N(0, I)
