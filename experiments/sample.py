@@ -63,7 +63,7 @@ def sample(
     spec, split, where = trained.spec, trained.split, trained.device
     model, guide, data = trained.model, trained.guide, split.train
     rows = torch.from_numpy(np.random.RandomState(seed).permutation(len(data))[:num_rows])
-    batch = data.batch(rows).to(where)
+    batch = data.fixed().batch(rows).to(where)
     again = rows[torch.arange(num_samples) % len(rows)]  # inputs of the new datapoints
     inputs = {name: data[name][again].to(where) for name in model.inputs if name in data.names}
     with seeded(seed, where), validation(False):
@@ -122,7 +122,7 @@ def picture(
         path: of the picture.
         title: what it shows.
     """
-    given = data[SITE][rows].cpu()
+    given = data.fixed()[SITE][rows].cpu()
     if data.image_shape is not None:
         count = min(10, len(rows), len(new))
         panels: Mapping[str, Tensor] = {

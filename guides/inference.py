@@ -104,7 +104,7 @@ class Amortized(Source):
         if not self.names:
             raise ValueError("the data have no observed values for an encoder to read")
         rows = torch.arange(min(len(data), 10_000), device=data.device)
-        head = self._raw(data.batch(rows), initial.dtype)
+        head = self._raw(data.fixed().batch(rows), initial.dtype)
         self.masked = tuple(name for name in self.names if name in data.observed)
         spread = head.std(0, correction=0)
         # A column that hardly varies, such as a pixel at the edge, must not be blown up.

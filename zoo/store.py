@@ -95,7 +95,7 @@ def load(path: str | Path, *, model: Any = None, guide: Any = None) -> Run:
 
 def describe(model: Model, guide: Any, data: Dataset, **more: Any) -> dict[str, Any]:
     """What ``run.json`` holds: all that is needed to build the same pair again, as plain JSON."""
-    home = type(model).__module__
+    home, first = type(model).__module__, next(data.batches(1))
     known = home.startswith("zoo.models.") and _plain(model.options)
     spec = getattr(guide, "spec", None)
     return {
@@ -117,7 +117,7 @@ def describe(model: Model, guide: Any, data: Dataset, **more: Any) -> dict[str, 
             "values": {
                 name: {
                     "shape": list(data.event_shape(name)),
-                    "dtype": str(data.batch(torch.zeros(1, dtype=torch.long))[name].dtype)[6:],
+                    "dtype": str(first[name].dtype)[6:],
                     "missing": name in data.observed,
                 }
                 for name in data.names

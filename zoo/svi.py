@@ -64,7 +64,7 @@ def pyro_svi(
     """
     model, data = as_model(model), as_dataset(data)
     judge = stock(infer.Trace_ELBO() if loss is None else loss)
-    model.resolve(data.batch())
+    model.resolve(next(data.batches()))
     p = judge.prepared(model)
 
     def model_last(batch: Batch) -> Any:

@@ -50,7 +50,7 @@ def shown(comparison: Comparison, count: int = 4) -> Shown | None:
     data = comparison.split.train if comparison.side == "train" else comparison.split.test
     assert data is not None
     rows = pick(data, count)
-    few = data.batch(rows).unscaled()
+    few = data.fixed().batch(rows).unscaled()
     draws, identified = {}, True
     for cell, runs in comparison.outcomes.items():
         turn = rotation(runs[0].model, chief.model)
@@ -93,7 +93,7 @@ def locals_of(guide: Guide, batch: Batch, num_draws: int, turn: Tensor | None) -
 
 def globals_of(guide: Guide, data: Dataset, num_draws: int, limit: int) -> dict[str, Tensor]:
     """name[i] -> (S,): draws of the first entries of the global latents, small sites first."""
-    batch = data.batch(torch.arange(min(len(data), 2))).to(guide.model.device)
+    batch = next(data.batches(2)).to(guide.model.device)
     with seeded(SEED, guide.model.device):
         samples = guide.posterior(batch.unscaled(), num_draws).samples
     found: dict[str, Tensor] = {}

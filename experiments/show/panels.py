@@ -94,7 +94,8 @@ def _heading(axes: Any, view: Shown, i: int) -> None:
     if shape is None or len(shape) != 2:
         return
     inset = axes.inset_axes((0.80, 0.80, 0.2, 0.2))
-    inset.imshow(view.data["x"][row].reshape(shape).cpu().numpy(), cmap="gray_r")
+    x = view.data.fixed().batch(view.rows[i : i + 1])["x"][0]
+    inset.imshow(x.reshape(shape).cpu().numpy(), cmap="gray_r")
     inset.set_xticks([])
     inset.set_yticks([])
 

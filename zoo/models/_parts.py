@@ -49,9 +49,10 @@ def filled_rows(data: Dataset) -> torch.Tensor:
 
 
 def some_rows(data: Dataset, most: int = 10_000) -> Batch:
-    """Up to `most` rows, evenly spaced, as training sees them; missing entries at their mean."""
+    """Up to `most` rows, evenly spaced, as evaluation sees them; missing entries at the mean."""
     count = min(len(data), most)
-    batch = data.batch(torch.linspace(0, len(data) - 1, count, device=data.device).long())
+    rows = torch.linspace(0, len(data) - 1, count, device=data.device).long()
+    batch = data.fixed().batch(rows)
     if "x" not in batch.observed:
         return batch
     x, seen = batch["x"], batch.observed["x"].to(batch["x"])
