@@ -122,14 +122,22 @@ def _check_values(name: str, value: Tensor, fn: Any) -> None:
             f"site {name!r} has NaN or Inf in rows {rows} of the batch; drop those rows, "
             "or load the data with missing=True to integrate missing entries out"
         )
-    inside = fn.support.check(value)
+    fn = _base(fn)
+    support = getattr(fn.support, "base_constraint", fn.support)  # of one number, to name it
+    inside = support.check(value)
     if not bool(inside.all()):
         outside = value[~inside] if inside.shape == value.shape else value
+        help = "rescale the data or choose a likelihood made for such data"
         raise ValueError(
-            f"site {name!r} has values outside the support {fn.support} of its "
-            f"distribution, such as {outside.flatten()[0].item():g}; rescale the data or "
-            "choose a likelihood made for such data"
+            f"site {name!r} has values outside the support {support} of its distribution, such as "
+            f"{outside.flatten()[0].item():g}; {getattr(fn, 'support_help', help)}"
         )
+
+
+def _base(fn: Any) -> Any:
+    while isinstance(fn, torch.distributions.Independent):
+        fn = fn.base_dist  # of one entry
+    return fn
 
 
 def _masked(name: str, fn: Any, mask: Tensor) -> Any:
@@ -139,10 +147,7 @@ def _masked(name: str, fn: Any, mask: Tensor) -> Any:
             f"the mask of site {name!r} has event shape {tuple(mask.shape[1:])}, "
             f"the site has {tuple(fn.event_shape)}"
         )
-    base = fn
-    while isinstance(base, torch.distributions.Independent):
-        base = base.base_dist
-    if not base.event_shape:
+    if not (base := _base(fn)).event_shape:
         return base.mask(mask).to_event(fn.event_dim)  # type: ignore[attr-defined]
     if hasattr(fn, "marginal"):
         return fn.marginal(mask)

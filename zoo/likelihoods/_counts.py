@@ -1,6 +1,6 @@
 """Distributions of counts by the logarithm of their rate, which neither under- nor overflows."""
 
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +15,8 @@ HELP = "counts are the whole numbers from 0: check the data, or choose the likel
 class LogPoisson(Elementwise):
     """Poisson by its log rate a: log p(x) = a x - exp(a) - log x!."""
 
-    arg_constraints = {"log_rate": constraints.real}
-    support = constraints.nonnegative_integer
+    arg_constraints: ClassVar[Any] = {"log_rate": constraints.real}
+    support: ClassVar[Any] = constraints.nonnegative_integer
     support_help = HELP
     log_rate: Tensor
 
@@ -39,8 +39,8 @@ class LogNegativeBinomial(Elementwise):
     is Poisson, is met.
     """
 
-    arg_constraints = {"log_mean": constraints.real, "count": constraints.positive}
-    support = constraints.nonnegative_integer
+    arg_constraints: ClassVar[Any] = {"log_mean": constraints.real, "count": constraints.positive}
+    support: ClassVar[Any] = constraints.nonnegative_integer
     support_help = HELP
     log_mean: Tensor
     count: Tensor
@@ -76,8 +76,8 @@ class GivenTotal(TorchDistribution):
     probabilities renormalised.
     """
 
-    arg_constraints = {"logits": constraints.real_vector}
-    support = constraints.independent(constraints.nonnegative_integer, 1)
+    arg_constraints: ClassVar[Any] = {"logits": constraints.real_vector}
+    support: ClassVar[Any] = constraints.independent(constraints.nonnegative_integer, 1)
     support_help = HELP
 
     def __init__(

@@ -1,7 +1,7 @@
 """Distributions of one real number that likelihoods are made of: fast, and right at the edges."""
 
 import math
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import pyro.distributions as dist
 import torch
@@ -26,7 +26,7 @@ class Elementwise(TorchDistribution):
         super().__init__(shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
-        new = self._get_checked_instance(type(self), _instance)
+        new: Any = self._get_checked_instance(type(self), _instance)
         names = list(self.arg_constraints)
         setattr(new, names[0], getattr(self, names[0]).expand(batch_shape))
         for name in names[1:]:
@@ -78,8 +78,8 @@ class TruncatedExponential(Elementwise):
     float32 cannot tell λ from 1 beyond l = 17, and λ near ½ takes a wide band of series.
     """
 
-    arg_constraints = {"logits": constraints.real}
-    support = constraints.unit_interval
+    arg_constraints: ClassVar[Any] = {"logits": constraints.real}
+    support: ClassVar[Any] = constraints.unit_interval
     support_help = "continuous_bernoulli scores values from 0 to 1: rescale the data to that range"
     logits: Tensor
 
@@ -130,12 +130,12 @@ class StudentT(Elementwise):
     is there its series in 1/ν.
     """
 
-    arg_constraints = {
+    arg_constraints: ClassVar[Any] = {
         "loc": constraints.real,
         "scale": constraints.positive,
         "df": constraints.positive,
     }
-    support = constraints.real
+    support: ClassVar[Any] = constraints.real
     loc: Tensor
     scale: Tensor
     df: Tensor

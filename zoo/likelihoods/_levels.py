@@ -29,7 +29,7 @@ class Levels(constraints.Constraint):
 class OnLevels(TorchDistribution):
     """A number on levels, whose parameters have one dimension more than its batch shape."""
 
-    arg_constraints: ClassVar[dict[str, Any]] = {}
+    arg_constraints: ClassVar[Any] = {}
     support_help = (
         "the levels of an image are its 256 grey levels divided by 255: give the data so, without "
         "noise, averaging or standardising, or choose the likelihood gaussian"

@@ -28,7 +28,7 @@ class Categorical(Likelihood):
 
     def __init__(self, data_dim: int, num_levels: int = 256) -> None:
         super().__init__(data_dim)
-        check_size("num_levels - 1", num_levels - 1)
+        check_levels(num_levels)
         self.per_dimension = self.num_levels = num_levels
 
     def distribution(self, parts: Tensor) -> TorchDistribution:
@@ -71,7 +71,7 @@ class DiscretizedLogisticMixture(Likelihood):
     def __init__(self, data_dim: int, num_components: int = 5, num_levels: int = 256) -> None:
         super().__init__(data_dim)
         check_size("num_components", num_components)
-        check_size("num_levels - 1", num_levels - 1)
+        check_levels(num_levels)
         self.num_components, self.num_levels = num_components, num_levels
         self.scale = Positive("scale", "decoder", data_dim, 0.1, 1e-4)
         self.per_dimension = 3 * num_components
@@ -92,3 +92,9 @@ class DiscretizedLogisticMixture(Likelihood):
             lambda c: self(torch.stack([logits, c + side, raw]).flatten()).mean, mean, 10.0
         )
         return torch.stack([logits, centre + side, raw]).flatten()
+
+
+def check_levels(num_levels: int) -> None:
+    """ValueError for fewer than two levels."""
+    if num_levels < 2:
+        raise ValueError(f"num_levels must be at least 2; got {num_levels}")

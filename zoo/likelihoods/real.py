@@ -50,9 +50,8 @@ class Gaussian(Likelihood):
     ) -> None:
         super().__init__(data_dim)
         self.from_data = start_scale is None
-        self.scale = Positive(
-            "scale", scale, data_dim, 1.0 if self.from_data else start_scale, floor
-        )
+        start = 1.0 if start_scale is None else start_scale
+        self.scale = Positive("scale", scale, data_dim, start, floor)
         self.per_dimension = 1 + self.scale.per_dimension
 
     def distribution(self, parts: Tensor) -> TorchDistribution:
