@@ -234,10 +234,11 @@ class _Kind(NamedTuple):
     find: Callable[[], Iterator[tuple[str, Entry]]]
 
 
+_INFERENCE = ("inference", "structured", "recurrent")  # files of guides/
 _KINDS = {
     "models": _Kind("model", partial(_one_class_a_file, "zoo.models", "Model", "VAE")),
     "families": _Kind("family", partial(_one_class_a_file, "guides.families", "Family", "Flow")),
-    "inference": _Kind("inference", partial(_classes_of, "guides", "inference", "structured")),
+    "inference": _Kind("inference", partial(_classes_of, "guides", *_INFERENCE)),
     "objectives": _Kind("objective", _objectives),
     "likelihoods": _Kind("likelihood", partial(_classes_of, "zoo.likelihoods", "*")),
     "priors": _Kind("prior", partial(_classes_of, "zoo", "priors")),
