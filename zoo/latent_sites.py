@@ -1,0 +1,158 @@
+"""The latents of rows, site by site: means of q, and the terms of its KL from the prior."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import Independent, kl_divergence
+
+from zoo.data import Batch
+from zoo.handlers import Enumerate, Particles, Record, in_plate, log_prob
+from zoo.local_params import at_home
+from zoo.model import Model
+from zoo.weights import LogWeights
+
+
+class Moments:
+    """Mean over particles that come in pieces, and its standard error, in float64."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.start: Tensor | None = None
+        self.sums: list[Any] = [0.0, 0.0]
+
+    def add(self, terms: Tensor) -> None:
+        """Takes in (k, ...) terms."""
+        terms = terms.double()
+        self.start = terms[0] if self.start is None else self.start
+        away = terms - self.start
+        self.count += len(terms)
+        self.sums = [s + t for s, t in zip(self.sums, (away.sum(0), (away**2).sum(0)), strict=True)]
+
+    def mean_and_error(self) -> tuple[Tensor, Tensor]:
+        """(...): both; the error is 0 where all terms are equal."""
+        assert self.start is not None
+        away = self.sums[0] / self.count
+        variance = (self.sums[1] / self.count - away**2).clamp_min(0) / max(1, self.count - 1)
+        return self.start + away, variance.sqrt()
+
+
+class Terms(NamedTuple):
+    """log q − log p of one site, or its KL.
+
+    Attributes:
+        values: (K, B, d) by dimension, or (K, B, 1).
+        split: whether the last dimension holds those of the site.
+        exact: whether the values are KLs in closed form (given the latents drawn before).
+    """
+
+    values: Tensor
+    split: bool
+    exact: bool
+
+
+def unit_names(site: str, terms: Terms) -> list[str]:
+    """z[0], z[1], …, or z as a whole."""
+    count = terms.values.shape[-1]
+    return [f"{site}[{i}]" for i in range(count)] if terms.split else [site]
+
+
+def kl_terms(weights: LogWeights) -> tuple[Tensor, dict[str, Terms]]:
+    """log q(z | x) − log p(z) of every particle, (K, B) averaged over draws of g, and by site.
+
+    Enumerated sites are summed out of p(z), or averaged over the guide's q(y | x). Where the guide
+    draws several sites as one vector, or the prior of one is a mixture over enumerated values,
+    there is one entry for all of them. Where every site has a closed form the first is their sum.
+    """
+    excess, log_q = weights.log_likelihood - weights.local, weights.log_q_enum
+    if log_q is not None:
+        log_q = log_q[:, None, None]  # (C, 1, 1, B)
+        excess = (log_q.exp() * (excess + log_q)).sum(0)
+    elif excess.dim() > 3:
+        excess = -(-excess).logsumexp(0)
+    p, q = weights.local_sites or ({}, {})
+    drawn = [name for name in p if name not in weights.enumerated]
+    lead = excess.shape  # (S, K, B)
+    if not drawn or set(drawn) != set(q) or any(log_prob(p[n]).dim() > 3 for n in drawn):
+        together = {" + ".join(drawn) or "z": Terms(excess.mean(0).unsqueeze(-1), False, False)}
+        return excess.mean(0), together
+    sites = {name: _terms(q[name], p[name], lead) for name in drawn}
+    if len(drawn) == len(p) and all(terms.exact for terms in sites.values()):
+        summed = [terms.values.sum(-1) for terms in sites.values()]
+        return torch.stack(summed).sum(0), sites
+    return excess.mean(0), sites
+
+
+def _terms(q: Any, p: Any, lead: torch.Size) -> Terms:
+    """Of one site, averaged over draws of g: (K, B, d) or (K, B, 1)."""
+    one, other = _factors(q), _factors(p)
+    event, exact = torch.Size(), False
+    if one is not None and other is not None:
+        event = q["fn"].event_shape
+        try:
+            values, exact = kl_divergence(one, other), True
+        except NotImplementedError:
+            values = one.log_prob(q["value"]) - other.log_prob(q["value"])
+    else:
+        values = log_prob(q) - log_prob(p)
+    return Terms(values.expand(*lead, *event).reshape(*lead, -1).mean(0), bool(event), exact)
+
+
+def _factors(site: Any) -> Any:
+    """The distribution of one dimension, where the site is a product of such; else None."""
+    inner = site["fn"]
+    while isinstance(inner, Independent):
+        inner = inner.base_dist
+    weighed = site["mask"] is not None or isinstance(site["scale"], Tensor) or site["scale"] != 1
+    return None if inner.event_shape or weighed else inner
+
+
+def posterior_means(
+    model: Model, guide: Callable[[Batch], Any], batch: Batch, num_samples: int
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """E_q[z | x] of every continuous latent of the rows, and the variance of its estimate.
+
+    Returns:
+        site -> (B, U) each, in float64; the variance is 0 where q knows its mean.
+    """
+    plate, rows = model.plate, batch.unscaled()
+    with (
+        Record() as q,
+        Particles(1, num_samples, plate),
+        Enumerate(plate, marked_only=True) as by_guide,
+        at_home(guide),
+    ):
+        guide(rows)
+    summed = [q.sites[name] for name in by_guide.sizes]
+    weight = sum((log_prob(site) for site in summed), torch.zeros(()))  # (C, 1, 1, B) or ()
+    found = {}
+    for name, site in q.sites.items():
+        auxiliary = (site["infer"] or {}).get("is_auxiliary")
+        if auxiliary or name in by_guide.sizes or not in_plate(site, plate):
+            continue
+        if site["is_observed"] or site["fn"].support.is_discrete:
+            continue
+        size = site["fn"].event_shape.numel()
+        value = _mean(site)
+        value = value.reshape(*value.shape[: value.dim() - site["fn"].event_dim], size).double()
+        if summed:
+            share = torch.as_tensor(weight).double().exp().unsqueeze(-1)
+            value = (share * value).sum(tuple(range(max(0, torch.as_tensor(weight).dim() - 3))))
+        value = value.reshape(-1, *value.shape[-2:])  # (S or 1, B, U)
+        moments = Moments()
+        moments.add(value)
+        mean, error = moments.mean_and_error()
+        found[name] = mean, error.square()
+    return found
+
+
+def _mean(site: Mapping[str, Any]) -> Tensor:
+    """The mean of the site's distribution where it knows it, given what was drawn before."""
+    try:
+        mean = site["fn"].mean
+    except (NotImplementedError, AttributeError):
+        return site["value"]
+    return mean if bool(mean.isfinite().all()) else site["value"]
