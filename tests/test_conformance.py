@@ -36,7 +36,8 @@ def triples() -> list[tuple[str, str, str]]:
             sources = INFERENCE if resolve("families", family).uses_kappa else ["amortized"]
             if family != "mean_field":  # structured guides of other families: test_hierarchical
                 sources = [w for w in sources if issubclass(resolve("inference", w), Source)]
-            found += [(name, family, source) for source in sources]
+            apart = "top_down" if name == "vrnn" else "recurrent"  # of vectors, of sequences
+            found += [(name, family, source) for source in sources if source != apart]
     return found
 
 
