@@ -286,7 +286,7 @@ def observed_score(model: Tiny, data: Dataset, z: Tensor) -> Tensor:
     """log p(x | z) (B,) of the rows as the model scores them, missing entries integrated out."""
     with pyro.poutine.trace() as trace, pyro.condition(data={"z": z}):
         zoo.observe(model)(data.batch())
-    node = trace.trace.nodes["x"]
+    node: Any = trace.trace.nodes["x"]
     return node["fn"].log_prob(node["value"])
 
 
