@@ -13,6 +13,7 @@ from guides.guide import Guide
 from zoo import store
 from zoo.data import Dataset
 from zoo.fitting import FitResult
+from zoo.kl_weight import training_note
 from zoo.sources import Split
 
 
@@ -90,6 +91,13 @@ def _notes(spec: Spec, guide: Guide) -> list[str]:
         )
     if not guide.has_density:
         notes.append("the guide is a point mass (MAP): log_joint is log p(x, ẑ), which is no bound")
+    warm_up = spec.fit_options.get("warm_up", 0)
+    if note := training_note(spec.objective, spec.objective_options, warm_up):
+        notes.append(note)
+    if ema := spec.fit_options.get("ema"):
+        notes.append(
+            f"the weights are an exponential moving average of those of the steps ({ema:g})"
+        )
     word = spec.objective.partition(":")[0]
     if word in ("mle", "em") and local.dim and spec.family != "exact":
         notes.append(f"{word} trains no guide: elbo and iwae are those of an untrained one")

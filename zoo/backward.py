@@ -12,7 +12,6 @@ from torch import Tensor
 
 from zoo.context import half_layers
 from zoo.data import Batch, Dataset
-from zoo.streamed import StreamedDataset
 
 
 class Backward:
@@ -51,8 +50,7 @@ class Backward:
         self.loss_of, self.data, self.whole = loss_of, data, whole
         self.accumulate, self.warm_up, self.half = accumulate, warm_up, half
         self.beta = kl_weight_of(loss_of) if warm_up else 1.0
-        # Other kinds of data may draw a row's values anew each time that they are asked for them.
-        kept = whole and accumulate == 1 and type(data) in (Dataset, StreamedDataset)
+        kept = whole and accumulate == 1 and not data.dynamic
         self.everything = data.batch() if kept else None
         self.batch: Batch | None = None
         self.drawn_from = torch.get_rng_state()

@@ -36,7 +36,7 @@ def fit(
     schedule: ScheduleName = "constant",
     clip: float | None = None,
     eps: float = EPS,
-    betas: tuple[float, float] = BETAS,
+    betas: Sequence[float] = BETAS,
     warm_up: int = 0,
     ema: float | None = None,
     accumulate: int = 1,

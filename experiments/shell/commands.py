@@ -16,6 +16,7 @@ from experiments.show import report
 from experiments.show.identified import identified_tables, record_identified
 from experiments.spec import inference_of
 from zoo import store
+from zoo.checkpoint import UNSAID
 from zoo.registry import names, resolve
 
 AXES = ("model", "family", "inference", "objective", "global_family")
@@ -109,7 +110,8 @@ def _resume(line: Line, more: Sequence[Option]) -> tuple[Outcome, str]:
         )
     store.read_spec(Path(place))
     before = Spec.from_dict(read_config(place))
-    if lost := sorted(set(complete(before).fit_options) - set(before.fit_options)):
+    lost = set(complete(before).fit_options) - set(before.fit_options) - set(UNSAID)
+    if lost := sorted(lost):
         raise UsageError(
             f"{place}/config.yaml is damaged: it lacks {', '.join(lost)} of the run; without them "
             f"it cannot be resumed, but --model-from {place} starts from its model"
