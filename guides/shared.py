@@ -22,6 +22,8 @@ class Shared(Source):
     there; options of an encoder of the guide's own have nothing to act on.
     """
 
+    model: Model
+
     def __init__(self, data: Dataset, initial: Tensor, latents: tuple[str, ...], model: Model):
         super().__init__(data, initial, latents)
         self.__dict__["model"] = model  # not a part of the guide's state

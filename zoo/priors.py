@@ -25,7 +25,7 @@ class StandardNormal(Prior):
 
     def forward(self) -> dist.TorchDistribution:
         """N(0, I_d)."""
-        return dist.Normal(0.0, 1.0).expand([self.latent_dim]).to_event(1)
+        return dist.Normal(0.0, 1.0).expand_by([self.latent_dim]).to_event(1)
 
 
 class Mixture(Prior):
