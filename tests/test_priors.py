@@ -34,7 +34,7 @@ each_prior = pytest.mark.parametrize("word", OPTIONS)
 
 
 def made(word: str, dim: int) -> Prior:
-    """A prior with every parameter moved; a flow by little, so that no grid is too coarse for it."""
+    """A prior with every parameter moved, a flow little: a grid must be fine enough for it."""
     prior = build("priors", word, dim, **OPTIONS[word])
     size = 0.1 if word == "flow" else 0.3
     for parameter in prior.parameters():
