@@ -23,6 +23,7 @@ commands:
   zoo fit MODEL         fit a model and a guide to data, judge them, keep the run
   zoo compare MODEL     several guides or objectives for one model, on the same data and draws
   zoo select MODEL      the latent dimension or number of components, by held-out likelihood
+  zoo evaluate RUN      test likelihood by importance sampling, and what the latents are used for
   zoo sample RUN        draws from a fitted model beside its data: a file and a picture
   zoo reproduce NAME    a figure of the lectures or of a paper, made again
 
@@ -37,6 +38,7 @@ examples:
   zoo compare ppca --data digits --family exact,mean_field --inference per_datapoint,amortized \\
       --out runs/compared
   zoo select gmm --data iris --sweep model.num_components=1,2,3,4
+  zoo evaluate runs/wine
   zoo sample runs/wine
 
 Data files are looked for in the working directory and in the folder that ZOO_DATA names.
@@ -55,7 +57,7 @@ examples:
   zoo list models
   zoo list data --json"""
 
-COMMANDS = ("list", "fit", "compare", "select", "sample", "reproduce")
+COMMANDS = ("list", "fit", "compare", "select", "evaluate", "sample", "reproduce")
 
 EXAMPLES = {
     "compare": """examples:
@@ -66,6 +68,9 @@ EXAMPLES = {
     "select": """examples:
   zoo select ppca --data wine --sweep model.latent_dim=1,2,5,10 --out runs/dimension
   zoo select gmm --data iris --sweep model.num_components=1,2,3,4,5 --objective em""",
+    "evaluate": """examples:
+  zoo evaluate runs/wine
+  zoo evaluate runs/digits --num-particles 1000 --num-rows 100 --out tables""",
     "sample": """examples:
   zoo sample runs/wine
   zoo sample runs/digits --num-samples 100 --out pictures""",

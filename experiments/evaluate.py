@@ -1,0 +1,203 @@
+"""How good a trained run is on rows that it has not seen, and what its latents are used for."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from experiments.output import make, write_picture
+from experiments.show.evaluation import evaluation_figure, evaluation_tables
+from experiments.show.tables import terminal
+from experiments.trained import Trained, load_trained
+from guides.guide import Guide
+from zoo import store
+from zoo.clustering import accuracy
+from zoo.data import Dataset
+from zoo.evaluation import exact_evidence
+from zoo.importance import Ladder, importance_ladder
+from zoo.latent_use import active_units, latent_kl, mutual_information
+
+MOST_PAIRED, MOST_PAIRED_BY_INVERSION = 2000, 200  # rows of the mutual information: N² densities
+
+
+def evaluate(
+    run: str,
+    *,
+    num_particles: int = 5000,
+    num_rows: int | None = None,
+    rows: Literal["test", "train"] = "test",
+    seed: int = 0,
+    device: str = "auto",
+    infer_steps: int | None = None,
+    out: str | None = None,
+) -> dict[str, Any]:
+    """Test log-likelihood of a run by importance sampling, and what its latents are used for.
+
+    The ladder ELBO ≤ IWAE_10 ≤ … ≤ IWAE_K ≤ log p(x) with errors, the NLL −IWAE_K (bits per
+    dimension for likelihoods of grey levels), the KL from q to the prior by unit, active units,
+    the mutual information of z and its row, and for models of clusters their agreement with the
+    labels. Writes evaluation.json and evaluation.png; the run itself is left as it is.
+
+    Args:
+        run: the folder of a run.
+        num_particles: K, draws of each row.
+        num_rows: rows that are judged, chosen at random; by default all.
+        rows: test, or train for the rows that were trained on.
+        seed: of the draws, and of the rows where not all are judged.
+        device: auto (CUDA where there is one), cpu or cuda.
+        infer_steps: steps that fit a table's row to each row; by default those of the run.
+        out: a folder for the two files; the run's own by default.
+
+    Returns:
+        What ``evaluation.json`` holds.
+
+    Raises:
+        ValueError: no run there; a point mass as the guide; counts out of range.
+    """
+    if num_particles < 2 or (num_rows is not None and num_rows < 1):
+        raise ValueError(
+            f"num_particles counts from 2 and num_rows from 1, got {num_particles}, {num_rows}"
+        )
+    if infer_steps is not None and infer_steps < 0:
+        raise ValueError(f"infer_steps counts from 0, got {infer_steps}")
+    trained = load_trained(run, device)
+    if not trained.guide.has_density:
+        raise ValueError(
+            f"the guide of {run} is a point mass ({trained.spec.family}): it has no density, hence "
+            "no importance weights; fit another family to the model: "
+            f"zoo fit --model-from {run} --freeze model --family mean_field"
+        )
+    place = Path(out) if out is not None else trained.path
+    make(place)
+    started = time.perf_counter()
+    data, side, notes = _rows(trained, rows, num_rows, seed)
+    steps = trained.spec.infer_steps if infer_steps is None else infer_steps
+    guide = trained.guide
+    fitted = not guide.amortized and data is not trained.split.train
+    if fitted:
+        guide = guide.infer(data, steps=steps)
+        notes.append(f"q of each {side} row was fitted to it first, in {steps} steps (infer-steps)")
+    ladder = importance_ladder(
+        trained.model,
+        guide,
+        data,
+        num_particles=num_particles,
+        seed=seed,
+        predictive=data is not trained.split.train,
+        progress=None,
+    )
+    exact = exact_evidence(trained.model, data)
+    record = trained.split.record
+    content = {
+        "run": str(trained.path),
+        "model": trained.spec.model,
+        "family": trained.spec.family,
+        "inference": trained.spec.inference,
+        "objective": trained.spec.objective,
+        "data": trained.spec.data,
+        "rows": side,
+        "num_rows": len(data),
+        "binarization": record.get("binarization"),
+        "binarization_seed": record.get("binarization_seed"),
+        "transform": record.get("transform"),
+        "num_particles": num_particles,
+        "infer_steps": steps if fitted else None,
+        "seed": seed,
+        "device": str(trained.device),
+        "versions": store.versions(),
+        "ladder": ladder.as_dict(),
+        "nll": {**ladder.iwae.as_dict(), "mean": -ladder.iwae.mean},
+        "exact": None if exact is None else exact.as_dict(),
+        "kl_to_posterior": ladder.kl.as_dict(),
+        "bits_per_dimension": _bits(trained, data, ladder, notes),
+        **_latents(trained, guide, data, seed, notes),
+        "clustering": _clusters(guide, data),
+        "notes": notes,
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+    write_picture(place / "evaluation.png", evaluation_figure(content))
+    store.write_json(place / "evaluation.json", content)
+    console = terminal()
+    for part in evaluation_tables(content):
+        console.print(part, highlight=False)
+    for name in ("evaluation.json", "evaluation.png"):
+        console.print(f"  {place / name}", highlight=False, soft_wrap=True)
+    return content
+
+
+def _rows(
+    trained: Trained, rows: str, num_rows: int | None, seed: int
+) -> tuple[Dataset, str, list[str]]:
+    """The rows that are judged, what they are, and what to say of them."""
+    notes = []
+    data = trained.split.test if rows == "test" else trained.split.train
+    if data is None:
+        data, rows = trained.split.train, "train"
+        notes.append("the run has no test rows: these are the rows that it was trained on")
+    if num_rows is not None and num_rows < len(data):
+        order = np.random.RandomState(seed % 2**32).permutation(len(data))[:num_rows]
+        notes.append(f"{num_rows} of {len(data)} {rows} rows, chosen at random (seed {seed})")
+        data = data.subset(torch.from_numpy(np.sort(order)))
+    return data, rows, notes
+
+
+def _bits(
+    trained: Trained, data: Dataset, ladder: Ladder, notes: list[str]
+) -> dict[str, Any] | None:
+    """NLL/(D ln 2) where x is one of so many grey levels; else nothing, and why."""
+    levels = getattr(getattr(trained.model, "likelihood", None), "num_levels", None)
+    binary = trained.split.record.get("binarization") not in (None, "none")
+    if levels is None:
+        if data.image_shape is not None and not binary and "x" in data.names:
+            notes.append(
+                "no bits per dimension: the likelihood is not one of whole grey levels, so the NLL "
+                "is that of x on its own scale and cannot be set beside bits of 256 levels"
+            )
+        return None
+    size = data.event_shape("x").numel() * math.log(2)
+    return {"mean": -ladder.iwae.mean / size, "se": ladder.iwae.se / size, "levels": levels}
+
+
+def _latents(
+    trained: Trained, guide: Guide, data: Dataset, seed: int, notes: list[str]
+) -> dict[str, Any]:
+    """Active units, KL and mutual information, as far as there are continuous latents of rows."""
+    found: dict[str, Any] = {"active_units": None, "kl": None, "mutual_information": None}
+    if not guide.latents.local.dim:
+        return found
+    if len(data) > 1:
+        found["active_units"] = active_units(trained.model, guide, data, seed=seed).as_dict()
+    found["kl"] = latent_kl(trained.model, guide, data, seed=seed).as_dict()
+    cheap = getattr(guide.family, "scores_cheaply", True)
+    most = MOST_PAIRED if cheap else MOST_PAIRED_BY_INVERSION
+    try:
+        information = mutual_information(trained.model, guide, data, num_rows=most, seed=seed)
+    except ValueError as error:
+        notes.append(f"mutual information was not computed: {error}")
+    else:
+        found["mutual_information"] = information.as_dict()
+    return found
+
+
+@torch.no_grad()
+def _clusters(guide: Guide, data: Dataset) -> dict[str, float] | None:
+    """How the most probable value of a single discrete latent agrees with the labels."""
+    if data.labels is None or len(guide.latents.discrete) != 1:
+        return None
+    from sklearn.metrics import adjusted_rand_score
+
+    (name,) = guide.latents.discrete
+    parts = [
+        guide.posterior(batch.to(guide.model.device), 100).probabilities[name].argmax(-1)
+        for batch in data.batches(512)
+    ]
+    labels, clusters = data.labels.cpu(), torch.cat(parts).cpu()
+    return {
+        "accuracy": accuracy(labels, clusters),
+        "adjusted_rand_index": float(adjusted_rand_score(labels, clusters)),
+    }
