@@ -1,5 +1,6 @@
 """Bounds and their gradients, against closed forms and finite differences."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,11 +16,13 @@ from guides import Guide
 from zoo.context import seeded
 from zoo.data import Batch, Dataset
 from zoo.evaluation import evaluate
+from zoo.kl_weight import kl_groups, tempered
 from zoo.model import Model, observe, rows
 from zoo.models.gmm import GMM
 from zoo.models.ppca import PPCA
 from zoo.objectives.bounds import elbo, iwae, mle, renyi, renyi_mean
 from zoo.objectives.em import em
+from zoo.objectives.incomplete import miwae
 from zoo.registry import names, resolve
 from zoo.weights import log_weights
 
@@ -319,3 +322,217 @@ def test_data_of_another_type_are_read_in_the_model_s() -> None:
         assert -mle(model, None, Dataset(x).batch()) == known
     assert -em(model, None, Dataset(x).batch()) == known
     assert model.log_evidence(x.float()).mean() > known
+
+
+class TwoPoints(dist.Normal):
+    """Draws μ ± σ in turn: two of them have the mean and the variance of N(μ, σ²) exactly."""
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        sign = torch.tensor([1.0, -1.0]).reshape(2, 1)
+        return self.loc + self.scale * sign.expand(self._extended_shape(sample_shape))
+
+
+class TwoPointGuide(nn.Module):
+    """q(z) = N(1.1, 0.9²)."""
+
+    def forward(self, batch: Batch) -> None:
+        with rows(batch):
+            pyro.sample("z", TwoPoints(torch.tensor(1.1), torch.tensor(0.9)))
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.25, 1.0, 4.0])
+def test_the_weighted_elbo_is_its_closed_form(beta: float) -> None:
+    """E_q log p(x|z) - β KL(q || p): both are quadratic in z, so that two draws are exact."""
+    kl = 0.5 * (0.9**2 + 1.1**2 - 1) - math.log(0.9)
+    fit = -0.5 * math.log(2 * math.pi) - 0.5 * ((X - 1.1) ** 2 + 0.9**2)
+    batch = Dataset(torch.full((3,), X)).batch()
+    for weight in (beta, torch.tensor(beta)):
+        loss = elbo(ModelA(), TwoPointGuide(), batch, num_particles=2, beta=weight)
+        assert float(loss) == pytest.approx(-(fit - beta * kl), abs=1e-12)
+    assert fit - kl == pytest.approx(-2.019299048862499, abs=1e-12)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+def test_weighted_importance_bounds_are_those_of_weighted_terms(alpha: float) -> None:
+    """Of h_β = log p(x|z) + β (log p(z) - log q(z)), by hand from the same draws."""
+    batch, beta = Dataset(torch.randn(7)).batch(), 0.3
+    guide = RowGuide(0.2, 1.3, 7)
+    with seeded(3):
+        loss = renyi(ModelA(), guide, batch, alpha=alpha, num_particles=5, beta=beta)
+    with seeded(3):
+        z = log_weights(ModelA(), guide, batch, 5).values["z"]
+    prior = dist.Normal(0.0, 1.0).log_prob(z) - dist.Normal(0.2, 1.3).log_prob(z)
+    h = (1 - alpha) * (dist.Normal(z, 1.0).log_prob(batch["x"]) + beta * prior)
+    bound = (h.logsumexp(0) - math.log(5)) / (1 - alpha)
+    torch.testing.assert_close(loss, -bound.mean())
+    if alpha == 0:
+        with seeded(3):
+            torch.testing.assert_close(
+                iwae(ModelA(), guide, batch, num_particles=5, beta=beta), loss
+            )
+
+
+class Shared(Model):
+    """One location for all rows."""
+
+    def forward(self, n: int) -> Tensor:
+        loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", n, dim=-1):
+            return pyro.sample("x", dist.Normal(loc, 1.0))
+
+
+def test_the_weight_is_on_the_kl_of_global_latents_too() -> None:
+    batch = Dataset(torch.randn(20)).batch(torch.arange(4))
+
+    def guide(_: Batch) -> None:
+        pyro.sample("loc", dist.Normal(0.4, 0.3))
+
+    with seeded(1):
+        loss = elbo(Shared(), guide, batch, beta=0.2)
+    with seeded(1):
+        g = log_weights(Shared(), guide, batch).values["loc"]
+    kl = dist.Normal(0.4, 0.3).log_prob(g) - dist.Normal(0.0, 1.0).log_prob(g)
+    fit = dist.Normal(g, 1.0).log_prob(batch["x"]).mean()
+    torch.testing.assert_close(loss, 0.2 * kl.squeeze() / 20 - fit)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.4, 3.0])
+def test_latents_that_are_summed_out_have_the_best_q_under_the_weight(beta: float) -> None:
+    """max_q Σ_y q(y) [log p(x|y) - β log q(y)/p(y)] = β log Σ_y p(y) p(x|y)^(1/β), and the value
+    of any q that a guide gives."""
+    batch = Dataset(torch.randn(6)).batch()
+    terms = torch.stack([dist.Normal(2 * y, 1.0).log_prob(batch["x"]) for y in torch.arange(2.0)])
+    prior = torch.tensor([[0.7], [0.3]]).log()
+    best = beta * (prior + terms / beta).logsumexp(0) if beta else terms.max(0).values
+    loss = elbo(Pair(), lambda _: None, batch, beta=beta)
+    torch.testing.assert_close(loss, -best.mean(), atol=1e-5, rtol=0.0)
+    torch.testing.assert_close(elbo(Pair(), lambda _: None, batch, beta=torch.tensor(beta)), loss)
+    q = torch.tensor(0.5).log()
+    given = 0.5 * (terms + beta * (prior - q)).sum(0)
+    marked = ScoreGuide({"enumerate": "parallel"})
+    torch.testing.assert_close(elbo(Pair(), marked, batch, beta=beta), -given.mean())
+
+
+def test_the_record_is_left_as_it_is_without_a_weight() -> None:
+    weights = log_weights(ModelA(), RowGuide(0.2, 1.3, 4), Dataset(torch.randn(4)).batch(), 3)
+    assert tempered(weights, 1.0) is weights
+    torch.testing.assert_close(tempered(weights, torch.tensor(1.0)).local, weights.local)
+    expected = dist.Normal(weights.values["z"], 1.0).log_prob(torch.zeros(4))
+    assert weights.log_likelihood.shape == weights.local.shape == (1, 3, 4)
+    assert expected.shape == (3, 4)
+
+
+class Three(Model):
+    """z ~ N(0, I) in three dimensions, x | z ~ N(Σ z, 1)."""
+
+    def forward(self, n: int) -> Tensor:
+        with pyro.plate("data", n, dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+            return pyro.sample("x", dist.Normal(z.sum(-1), 1.0))
+
+
+class ThreeGuide(nn.Module):
+    """Independent, or the same Gaussian as one that does not say so."""
+
+    def __init__(self, n: int, whole: bool = False):
+        super().__init__()
+        self.loc = nn.Parameter(torch.randn(n, 3) * torch.tensor([0.05, 0.7, 2.0]))  # (N, 3)
+        self.scale = nn.Parameter(torch.tensor([0.95, 0.6, 0.3]))  # (3,)
+        self.whole = whole
+
+    def forward(self, batch: Batch) -> None:
+        loc, scale = self.loc[batch.index], self.scale
+        q: Any = dist.Normal(loc, scale).to_event(1)
+        if self.whole:
+            q = dist.MultivariateNormal(loc, scale_tril=scale.diag())
+        with rows(batch):
+            pyro.sample("z", q)
+
+
+def test_free_bits_are_those_of_each_dimension() -> None:
+    """KL_j against its closed form, 20 rows of 20 000 draws; a group below λ pays λ and has no
+    gradient."""
+    batch, k, least = Dataset(torch.randn(20)).batch(), 20_000, 0.1
+    guide = ThreeGuide(20)
+    exact = (0.5 * (guide.scale**2 + guide.loc**2 - 1) - guide.scale.log()).mean(0)
+    assert exact[0] < least < exact[1] < exact[2]
+    with seeded(5):
+        weights = log_weights(Three(), guide, batch, k)
+    z = weights.values["z"]
+    ratio = dist.Normal(guide.loc, guide.scale).log_prob(z) - dist.Normal(0.0, 1.0).log_prob(z)
+    se = ratio.var(0).mean(0).div(20 * k).sqrt()
+    found = kl_groups(weights)
+    assert found.shape == (3,)
+    assert ((found - exact).abs() < 6 * se).all()
+    with seeded(5):
+        loss = elbo(Three(), guide, batch, num_particles=k, free_bits=least)
+    expected = -weights.log_likelihood.mean() + least + found[1] + found[2]
+    torch.testing.assert_close(loss, expected)
+    closed = 0.5 * math.log(2 * math.pi) + 0.5 * (
+        (batch["x"] - guide.loc.sum(-1)) ** 2 + guide.scale.square().sum()
+    )
+    known = closed.mean() + least + exact[1] + exact[2]
+    # the fit has a variance of its own: the square of a Gaussian at each draw
+    spread = weights.log_likelihood.squeeze(0).var(0).mean().div(20 * k).sqrt()
+    assert (loss - known).abs() < 6 * (spread + se[1:].sum())
+
+
+def test_free_bits_of_a_latent_that_does_not_factorise_are_of_the_whole() -> None:
+    batch = Dataset(torch.randn(20)).batch()
+    guide = ThreeGuide(20, whole=True)
+    weights = log_weights(Three(), guide, batch, 50)
+    groups = kl_groups(weights)
+    assert groups.shape == (1,)
+    torch.testing.assert_close(groups[0], (weights.log_likelihood - weights.local).mean())
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_no_free_bits_are_the_elbo_and_many_leave_the_fit_alone(whole: bool) -> None:
+    batch, guide = Dataset(torch.randn(9)).batch(), ThreeGuide(9, whole)
+    losses = []
+    for bits in ({}, {"free_bits": 0.0}, {"free_bits": 50.0}, {"free_bits": 50.0, "beta": 0.5}):
+        with seeded(2):
+            losses.append(elbo(Three(), guide, batch, num_particles=4, **bits))
+    with seeded(2):
+        fit = -log_weights(Three(), guide, batch, 4).log_likelihood.mean()
+    groups = 1 if whole else 3
+    assert torch.equal(losses[0], losses[1])
+    torch.testing.assert_close(losses[2], fit + groups * 50.0)
+    torch.testing.assert_close(losses[3], fit + 0.5 * groups * 50.0)
+    slopes = torch.autograd.grad(losses[2], guide.parameters(), retain_graph=True)
+    torch.testing.assert_close(slopes, torch.autograd.grad(fit, guide.parameters()))
+
+
+def test_what_free_bits_cannot_do_is_said_in_words() -> None:
+    batch = Dataset(torch.randn(5)).batch()
+    with pytest.raises(ValueError, match=r"\['y'\] are summed out"):
+        elbo(Pair(), lambda _: None, batch, free_bits=0.1)
+    data = Dataset(torch.randn(5))
+    point = Guide(ModelA(), data, family="delta", inference="per_datapoint")
+    with pytest.raises(ValueError, match="a point mass .delta. has no KL"):
+        elbo(ModelA(), point, data.batch(), free_bits=0.1)
+
+
+def test_the_bound_for_incomplete_data_is_that_of_the_observed_entries() -> None:
+    x = torch.randn(8, 4)
+    x[torch.rand(8, 4) < 0.4] = torch.nan
+    x[0] = 0.3  # a row without holes, so that every column has a value
+    data = Dataset(x, missing=True)
+    model = PPCA(4, 2)
+    guide = Guide(model, data, "mean_field", "amortized")
+    with seeded(7):
+        loss = miwae(model, guide, data.batch(), num_particles=6)
+    with seeded(7):
+        z = log_weights(model, guide, data.batch(), 6).values["z"]
+    score = dist.Normal(z @ model.weight.T + model.mean, model.log_scale.exp()).log_prob(data["x"])
+    likelihood = torch.where(data.observed["x"], score, 0.0).sum(-1)
+    prior = dist.Normal(0.0, 1.0).log_prob(z).sum(-1)
+    h = likelihood + prior - guide.distribution(data.batch()).log_prob(z)
+    torch.testing.assert_close(loss, -(h.logsumexp(0) - math.log(6)).mean())
+    whole = Dataset(torch.randn(5, 4))
+    guide = Guide(model, whole, "mean_field", "amortized")
+    losses = []
+    for objective in (miwae, iwae):
+        with seeded(7):
+            losses.append(objective(model, guide, whole.batch(), num_particles=6))
+    assert torch.equal(*losses)
