@@ -156,7 +156,7 @@ def complete(spec: Spec) -> Spec:
     globals_ = (
         {}
         if spec.global_family.startswith("Auto")
-        else {**defaults(resolve("families", spec.global_family)), **GLOBAL_START}
+        else {**_defaults_of("families", spec.global_family), **GLOBAL_START}
     )
     return replace(
         spec,
@@ -164,7 +164,7 @@ def complete(spec: Spec) -> Spec:
         model_options=spec.model_options
         if spec.model_from
         else {**defaults(resolve("models", spec.model)), **spec.model_options},
-        family_options={**defaults(resolve("families", spec.family)), **spec.family_options},
+        family_options={**_defaults_of("families", spec.family), **spec.family_options},
         inference_options={
             **defaults(resolve("inference", spec.inference), Source),
             **spec.inference_options,
@@ -189,6 +189,13 @@ def defaults(function: Callable[..., Any], base: type | None = None) -> dict[str
     }
     plain = (int, float, str, list, type(None))
     return {n: v for n, v in found.items() if isinstance(v, plain) and n not in ONLY_PYTHON}
+
+
+def _defaults_of(kind: str, word: str) -> dict[str, Any]:
+    """The defaults of a word, but for the option that it gives itself, as low_rank:3 does."""
+    target = resolve(kind, word)
+    said = target.shorthand if ":" in word else None
+    return {name: value for name, value in defaults(target).items() if name != said}
 
 
 def write_config(folder: Path, spec: Spec) -> None:
