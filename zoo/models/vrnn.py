@@ -34,7 +34,8 @@ class VRNN(Model):
         data_dim: D numbers a step; with `flat` the T D numbers of a row.
         latent_dim: d.
         num_steps: T. `for_data` takes it from the data: x (T, D), or the rows of an image (T, D).
-        flat: x comes as (T D,), step after step, as images and files of sequences do when loaded.
+        flat: whether x comes as (T D,), step after step, as images and files of sequences do when
+            loaded; `for_data` sees it in the data.
         recurrent_dim: width of h.
         features: width of φ_x and φ_z.
         hidden: widths of the hidden layers of φ_x, φ_z, f and `prior_net`.
@@ -64,7 +65,7 @@ class VRNN(Model):
         data_dim: int,
         latent_dim: int = 16,
         num_steps: int | None = None,
-        flat: bool = False,
+        flat: bool | None = None,
         recurrent_dim: int = 64,
         features: int = 64,
         hidden: Sequence[int] = (64,),
@@ -83,7 +84,7 @@ class VRNN(Model):
         check_size("recurrent_dim and features", min(recurrent_dim, features))
         if flat and data_dim % num_steps:
             raise ValueError(f"{num_steps} steps do not divide the {data_dim} numbers of a row")
-        self.latent_dim, self.num_steps, self.flat = latent_dim, num_steps, flat
+        self.latent_dim, self.num_steps, self.flat = latent_dim, num_steps, bool(flat)
         self.step_dim = data_dim // num_steps if flat else data_dim
         self.recurrent_dim, self.features = recurrent_dim, features
         self.hidden, self.activation = tuple(hidden), activation
