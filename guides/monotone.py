@@ -44,19 +44,20 @@ def monotone_root(
     target: Tensor,
     low: Tensor,
     high: Tensor,
-    steps: int = 40,
+    halvings: int = 24,
+    steps: int = 8,
 ) -> Tensor:
     """x in [low, high] with f(x) = target, for f increasing in every entry on its own.
 
-    Newton's steps, and a bisection wherever one would leave the bracket or not be half as long as
-    the step before. The number of steps is fixed, so nothing waits for the device. The last step
-    carries the gradient: ∂x = (∂target - ∂f)/f', the implicit function theorem.
+    The bracket is halved, then Newton's steps are taken, halving where one would leave it. Their
+    numbers are fixed, so nothing waits for the device. A last step carries the gradient:
+    ∂x = (∂target - ∂f)/f', the implicit function theorem.
 
     Args:
         f: x -> (f(x), f'(x)), both of the shape of x.
         target: (...).
         low, high: a bracket, broadcast to the target's shape.
-        steps: how many.
+        halvings, steps: how many of each.
 
     Example:
         >>> target = torch.tensor(8.0, requires_grad=True)
@@ -68,17 +69,16 @@ def monotone_root(
     """
     with torch.no_grad():
         low, high, goal = (t.detach() for t in torch.broadcast_tensors(low, high, target))
-        x, last = (low + high) / 2, high - low
-        digits = torch.finfo(x.dtype).eps
+        x, half = (low + high) / 2, (high - low) / 2
+        for _ in range(halvings):
+            half = half / 2
+            x = x + torch.copysign(half, goal - f(x)[0])
+        low, high = x - 2 * half, x + 2 * half
         for _ in range(steps):
             value, slope = f(x)
             off = value - goal
             low, high = torch.where(off > 0, low, x), torch.where(off < 0, high, x)
-            step = off / slope
-            new = x - step
-            length = 2 * step.abs()
-            good = (new >= low) & (new <= high) & (length <= last.clamp_min(8 * digits * x.abs()))
-            new = torch.where(good, new, (low + high) / 2)
-            x, last = new, (new - x).abs()
+            new = x - off / slope
+            x = torch.where((new >= low) & (new <= high), new, (low + high) / 2)
     value, slope = f(x)
     return x - (value - target) / slope.detach()
