@@ -21,6 +21,7 @@ from experiments.runs import (
     complete,
     judge,
     judged_rows,
+    row_fit,
     run,
     split_of,
     summarize,
@@ -29,6 +30,7 @@ from experiments.show.figures import comparison_figure
 from experiments.show.tables import comparison_table, terminal
 from experiments.spec import check
 from guides.guide import Guide
+from guides.infer import REDUCE
 from zoo.exact import knows
 from zoo.fitting import FitResult, fit, pick_device
 from zoo.model import Model
@@ -214,10 +216,11 @@ def _refit(spec: Spec, model: Model, split: Split, shared: bool) -> Outcome:
     Where rows share latents, they are fitted together.
     """
     amortized = spec.family == "exact" or resolve("inference", spec.inference or "").amortized
-    table = not (amortized or shared) and spec.objective == "elbo"
-    if table:  # only the rows that are judged need theirs
+    if not (amortized or shared):  # only the rows that are judged need theirs
         split = judged_rows(split, spec.eval_rows)
     guide = build_guide(spec, model, split)
+    # A flow's weights that all rows share are trained with the table, by fit.
+    table = not (amortized or shared or free(guide.family)) and spec.objective in REDUCE
     if free(guide) and not table:
         return run(spec, model=model, split=split)
     spec = complete(spec)
@@ -225,7 +228,8 @@ def _refit(spec: Spec, model: Model, split: Split, shared: bool) -> Outcome:
     notes = []
     if table:
         clock = time.perf_counter()
-        guide = guide.infer(split.train, steps=spec.infer_steps, seed=spec.seed)
+        fitting = row_fit(spec)
+        guide = guide.infer(split.train, seed=spec.seed, **fitting)
         seconds = time.perf_counter() - clock
         result = FitResult(model, guide, spec.objective, spec.infer_steps, seconds)
         notes = ["the rows of the table were fitted by guide.infer"]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from experiments.identified import Components, Loadings, identified
-from experiments.judge.rows import Judged, judge, judged_rows
+from experiments.judge.rows import Judged, judge, judged_rows, row_fit
 from experiments.output import claim_run
 from experiments.spec import Spec, complete, read_config, write_config
 from experiments.summary import summarize
@@ -35,6 +35,7 @@ __all__ = [
     "judge",
     "judged_rows",
     "read_config",
+    "row_fit",
     "run",
     "split_of",
     "summarize",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pyro import poutine
@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from guides.inference import PerDatapoint
 from zoo.context import frozen, seeded, stream, validation
 from zoo.data import Batch, Dataset
-from zoo.objectives.bounds import mean
+from zoo.objectives.bounds import log_mean_exp, mean
 from zoo.weights import log_weights
 
 if TYPE_CHECKING:
     from guides.guide import Guide
+
+REDUCE = {"elbo": mean, "iwae": log_mean_exp}
 
 
 def infer(
@@ -27,14 +29,16 @@ def infer(
     num_particles: int = 4,
     batch_size: int = 4096,
     seed: int = 0,
+    objective: Literal["elbo", "iwae"] = "elbo",
 ) -> Guide:
-    """max_κ Σ_n ELBO_n(κ_n) for the rows of ``data``, the model and all shared weights frozen.
+    """max_κ Σ_n bound_n(κ_n) for the rows of ``data``, the model and all shared weights frozen.
 
     An amortized guide is returned as it is. For a table each row is optimised on its own by Adam,
     its learning rate falling to zero along a cosine, with log q's parameters held (sticking the
     landing), whose noise vanishes as q nears the posterior; a family that does not score cheaply,
-    such as most flows, takes the plain path-wise gradient. The random numbers are a stream of
-    their own: the bound is later evaluated with other draws than those that chose κ.
+    such as most flows, and the importance-weighted bound take the plain path-wise gradient. The
+    random numbers are a stream of their own: the bound is later evaluated with other draws than
+    those that chose κ.
 
     Args:
         guide: a trained guide.
@@ -44,9 +48,15 @@ def infer(
         num_particles: draws for each gradient.
         batch_size: rows optimised side by side.
         seed: of the optimisation's own noise.
+        objective: elbo, or iwae with its ``num_particles``.
+
+    Raises:
+        ValueError: another objective.
 
     Reference: Roeder, Wu and Duvenaud, "Sticking the Landing", 2017.
     """
+    if objective not in REDUCE:
+        raise ValueError(f"rows are fitted by {' or '.join(REDUCE)}, not by {objective!r}")
     if guide.amortized:
         return guide
     family, model = guide.family, guide.model
@@ -65,7 +75,7 @@ def infer(
             with torch.enable_grad():
                 for _ in range(steps):
                     optimizer.zero_grad()
-                    _loss(guide, batch, kappa, num_particles).backward()
+                    _loss(guide, batch, kappa, num_particles, objective).backward()
                     optimizer.step()
                     schedule.step()
             parts.append(kappa.detach())
@@ -74,18 +84,22 @@ def infer(
     return guide.with_source(source)
 
 
-def _loss(guide: Guide, batch: Batch, kappa: Tensor, num_particles: int) -> Tensor:
-    """-Σ_n ELBO_n(κ_n), the parameters of log q held where q has a density that is cheap."""
+def _loss(guide: Guide, batch: Batch, kappa: Tensor, num_particles: int, objective: str) -> Tensor:
+    """-Σ_n bound_n(κ_n); of the ELBO with the parameters of log q held, where that is cheap."""
     family = guide.family
     assert family is not None
     weights = log_weights(
         guide.model, lambda b: guide.draw(b, lambda _: kappa), batch, num_particles
     )
-    loss = -weights.bound(mean).sum()
+    loss = -weights.bound(REDUCE[objective]).sum()
     local = guide.latents.local
     places = ("_z0", "_local", local.names[0])  # where the draw of Ψ stands
     raw = next(weights.values[name] for name in places if name in weights.values)
-    if not (family.has_density and family.scores_cheaply) or not raw.requires_grad:
+    if (
+        objective != "elbo"
+        or not (family.has_density and family.scores_cheaply)
+        or not raw.requires_grad
+    ):
         return loss
     held = family(kappa.detach()).log_prob(raw)
     free = family(kappa).log_prob(raw)

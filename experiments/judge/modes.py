@@ -45,9 +45,9 @@ def source_of(model_from: str | None, model: Model, knowing: bool) -> str:
     return "a fit by its exact guide"
 
 
-def free(part: nn.Module) -> bool:
+def free(part: nn.Module | None) -> bool:
     """Whether there is anything to train."""
-    return any(p.requires_grad for p in part.parameters())
+    return part is not None and any(p.requires_grad for p in part.parameters())
 
 
 def check_source(run_folder: str, split: Split) -> None:
@@ -58,5 +58,6 @@ def check_source(run_folder: str, split: Split) -> None:
         record = store.read_json(summary)["data_record"]
         apart = ("num_train", "num_held_out")  # held-out rows are still the same data
         mine = {k: v for k, v in split.record.items() if k not in apart}
+        record = {"binarization": "none", "binarization_seed": None, **record}  # of older runs
         its = {k: v for k, v in record.items() if k not in apart}
         same_data({"this comparison": mine, run_folder: its})

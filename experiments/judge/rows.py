@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,9 +46,17 @@ def judge(spec: Spec, model: Model, guide: Guide, split: Split) -> Judged:
     train = evaluate(model, train_guide, chosen.train, **options)
     if chosen.test is None:
         return Judged(chosen, train, None, train_guide, None)
-    test_guide = guide.infer(chosen.test, steps=spec.infer_steps)
+    test_guide = guide.infer(chosen.test, **row_fit(spec))
     test = evaluate(model, test_guide, chosen.test, predictive=True, **options)
     return Judged(chosen, train, test, train_guide, test_guide)
+
+
+def row_fit(spec: Spec) -> dict[str, Any]:
+    """How ``guide.infer`` fits the rows of a run: by its own bound where it can."""
+    options: dict[str, Any] = {"steps": spec.infer_steps}
+    if spec.objective == "iwae" and spec.num_particles:
+        options |= {"objective": "iwae", "num_particles": spec.num_particles}
+    return options
 
 
 def judged_rows(split: Split, count: int) -> Split:
