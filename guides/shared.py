@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -23,6 +23,7 @@ class Shared(Source):
     """
 
     model: Model
+    masked: ClassVar[tuple[str, ...]] = ()  # it reads whole rows alone
 
     def __init__(self, data: Dataset, initial: Tensor, latents: tuple[str, ...], model: Model):
         super().__init__(data, initial, latents)

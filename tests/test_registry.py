@@ -185,4 +185,5 @@ def test_a_users_file_that_fails_shows_its_own_error_each_time(tmp_path: Path) -
 def test_entries_name_their_home() -> None:
     for kind in KINDS:
         for word, entry in entries(kind).items():
-            assert entry.module.split(".")[0] in ("zoo", "guides"), word
+            homes = ("experiments",) if kind == "recipes" else ("zoo", "guides")
+            assert entry.module.split(".")[0] in homes, word

@@ -7,6 +7,8 @@ The public names below are imported when they are first used, so ``import zoo`` 
     ``fit, evaluate, load``                train, judge, and read a run back
     ``log_weights``                        the primitive under every objective and diagnostic
     ``predict, prior_predictive``          draws of data, given data or not
+    ``encode, reconstruct, interpolate, manifold``   the latent space of a trained model
+    ``impute``                             missing entries filled in
     ``pyro_svi``                           Pyro's own ``SVI``, the global store left as it was
 
 Example:
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from zoo.evaluation import evaluate
     from zoo.fitting import fit
     from zoo.functions import plain
+    from zoo.imputation import impute
+    from zoo.latent_space import encode, interpolate, manifold, reconstruct
     from zoo.model import Model, observe
     from zoo.predictive import predict, prior_predictive
     from zoo.sources import load_data
@@ -37,22 +41,29 @@ __all__ = [
     "Dataset",
     "Model",
     "as_dataset",
+    "encode",
     "evaluate",
     "fit",
+    "impute",
+    "interpolate",
     "load",
     "load_data",
     "log_weights",
+    "manifold",
     "observe",
     "plain",
     "predict",
     "prior_predictive",
     "pyro_svi",
+    "reconstruct",
 ]
 
 _HOMES = {
     "zoo.data": ("Batch", "Dataset", "as_dataset"),
     "zoo.evaluation": ("evaluate",),
     "zoo.fitting": ("fit",),
+    "zoo.imputation": ("impute",),
+    "zoo.latent_space": ("encode", "interpolate", "manifold", "reconstruct"),
     "zoo.model": ("Model", "observe"),
     "zoo.functions": ("plain",),
     "zoo.svi": ("pyro_svi",),

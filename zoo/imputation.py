@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from zoo._imputers import drawing, importance, pseudo_gibbs
+from zoo.chunks import plan
 from zoo.context import seeded, stream, validation
-from zoo.data import Batch, Dataset, as_dataset
-from zoo.handlers import Record, Replay
+from zoo.data import Batch, as_dataset
+from zoo.decoding import tiled
+from zoo.hiding import REGIONS, EntryError, entry_error, hide
 from zoo.model import Model, as_model
-from zoo.weights import log_weights
+from zoo.particles import vectorizes
 
-REGIONS = ("random", "top", "bottom", "left", "right", "centre")
+__all__ = ["REGIONS", "Imputation", "column_means", "hide", "imputation_error", "impute"]
 
 
 @dataclass(frozen=True)
@@ -45,23 +48,25 @@ def impute(
     num_samples: int = 10,
     burn_in: int = 50,
     site: str = "x",
+    fill: Tensor | None = None,
     seed: int = 0,
-    max_elements: int = 4_000_000,
+    max_elements: int = 2**23,
 ) -> Imputation:
     """Draws from p(x_mis | x_obs), and their mean.
 
     ``importance``: z_k ~ q(z | ι(x_obs)), k = 1 … K, with weights w_k = p(x_obs, z_k) / q(z_k);
     E[x_mis | x_obs] ≈ Σ_k w̃_k E[x_mis | z_k], draws by z ~ Σ_k w̃_k δ(z_k), x_mis ~ p(x | z). Right
-    as K grows, for any q.
+    as K grows, for any q; a small ``ess`` says that K is not large enough.
 
     ``pseudo_gibbs``: x_mis ← p(x | z), z ← q(z | x_obs, x_mis), in turn; right only where q is the
-    posterior. The mean is over K sweeps after ``burn_in``.
+    posterior. S chains a row, side by side; the mean is over K sweeps of each after ``burn_in``,
+    the draws are their last states. A table has one q(z | x_obs) a row, and every sweep draws it.
 
-    Where the guide has an encoder that has never seen missing entries, ι fills them with the means
-    of their columns.
+    ι gives the rows with their masks to a guide that can read masks, and fills them with ``fill``
+    for one whose encoder has never seen missing entries. Every row is imputed on its own.
 
     Args:
-        model: p.
+        model: p; the entries of x are independent given z.
         guide: q; for a table ``guide.infer(data)`` first.
         data: N rows with missing entries.
         method: importance or pseudo_gibbs.
@@ -69,15 +74,31 @@ def impute(
         num_samples: S.
         burn_in: sweeps before the first one that counts.
         site: the name of the values with missing entries.
-        seed: of the draws.
-        max_elements: how many numbers one chunk may take.
+        fill: (*event), where missing entries start, such as ``column_means`` of the data that the
+            guide was fitted to; by default those of the observed entries of ``data``.
+        seed: of the draws, which also depend on ``max_elements``.
+        max_elements: how many numbers a tensor may have: rows, then particles, are cut to that.
 
     Raises:
-        ValueError: no missing entries; an unknown method; counts below 1; global latents.
+        ValueError: no missing entries; an unknown method; counts below 1; latents that all rows
+            share; entries that depend on each other given z; a row that no proposal explains.
 
     Reference: Rezende, Mohamed and Wierstra, "Stochastic Backpropagation and Approximate Inference
     in Deep Generative Models", 2014; Mattei and Frellsen, "MIWAE: Deep Generative Modelling and
     Imputation of Incomplete Data Sets", 2019.
+
+    Example:
+        >>> from zoo.models.ppca import PPCA
+        >>> from zoo.data import Dataset
+        >>> x = torch.tensor([[0.0, 1.0, 2.0, torch.nan], [0.0, 0.0, 0.0, 0.0]])
+        >>> class Prior(nn.Module):
+        ...     def forward(self, batch):
+        ...         with pyro.plate("data", len(batch), dim=-1):
+        ...             pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        >>> import pyro, pyro.distributions as dist
+        >>> filled = impute(PPCA(4), Prior(), Dataset(x, missing=True))
+        >>> filled.mean.shape, filled.samples[:, 0, :3].unique(dim=0)
+        (torch.Size([2, 4]), tensor([[0., 1., 2.]]))
     """
     model, data = as_model(model), as_dataset(data)
     if site not in data.observed:
@@ -89,167 +110,82 @@ def impute(
         raise ValueError(f"method is importance or pseudo_gibbs, got {method!r}")
     if min(num_particles, num_samples) < 1 or burn_in < 0:
         raise ValueError("num_particles and num_samples count from 1, burn_in from 0")
-    means = _column_means(data, site)
-    width = data.event_shape(site).numel()
-    wide = num_particles if method == "importance" else num_samples
-    chunk = max(1, max_elements // (wide * width))
-    step = _importance if method == "importance" else _pseudo_gibbs
+    fill = column_means(data, site) if fill is None else fill
+    proposal = _Proposal(guide, site, fill)
+    width = num_particles if method == "importance" else num_samples
     parts = []
     with seeded(stream(seed, "imputation"), model.device), validation(False):
-        for batch in data.batches(chunk):
+        cut = plan(model, proposal, data, width, 1, max_elements)
+        if cut.has_globals:
+            raise ValueError(
+                "imputation takes rows one by one, and this model has latents that they all share"
+            )
+        for batch in data.batches(cut.rows):
             batch = batch.to(model.device).unscaled()
-            mask = batch.observed[site]
-            start = torch.where(mask, batch[site], means.to(batch[site]))
-            options = (num_particles, num_samples, burn_in)
-            found = step(model, guide, batch, start, site, *options)
-            parts.append((*(torch.where(mask, batch[site], f) for f in found[:2]), found[2]))
+            if method == "importance":
+                most = cut.particles if vectorizes(model, batch) else 1
+                counts = (num_particles, num_samples, most)
+                mean, samples, ess = importance(model, proposal, batch, site, *counts)
+            else:
+                start = proposal.filled(batch)[site]
+                chains = tiled(replace(batch, values={**batch.values, site: start}), num_samples)
+                counts = (num_particles, burn_in)
+                mean, samples, ess = pseudo_gibbs(model, guide, chains, site, *counts)
+            mask, shape = batch.observed[site], batch[site].shape
+            both = mean.reshape(-1, *shape).mean(0), samples.reshape(num_samples, *shape)
+            parts.append((*(torch.where(mask, batch[site], f) for f in both), ess))
     means, samples, sizes = zip(*parts, strict=True)
     ess = torch.cat(sizes) if method == "importance" else None
     return Imputation(torch.cat(means), torch.cat(samples, 1), ess)
 
 
-def _importance(
-    model: Model, guide: Any, batch: Batch, start: Tensor, site: str, count: int, draws: int, _: int
-) -> tuple[Tensor, ...]:
-    shown = _shown(guide, batch, start, site)
-    weights = log_weights(model, lambda _: guide(shown), batch, count)
-    if weights.has_globals:
-        raise ValueError("imputation is for models without latents that all rows share")
-    share = weights.log_weight.softmax(0)  # (K, B)
-    latents = dict(weights.values) | (weights.discrete()[1] if weights.enumerated else {})
-    outcome = _given(model, batch, latents, site)
-    event = start.shape[1:]
-    each = _mean(outcome).expand(count, *start.shape).flatten(2)  # (K, B, D)
-    mean = torch.einsum("kb,kbd->bd", share, each).reshape(start.shape)
-    chosen = torch.multinomial(share.T, draws, replacement=True).T  # (S, B)
-    values = outcome.sample().expand(count, *start.shape)
-    index = chosen.reshape(*chosen.shape, *(1,) * len(event)).expand(draws, *start.shape)
-    return mean, values.gather(0, index), 1 / share.square().sum(0)
+class _Proposal:
+    """q(z | ι(x_obs)): the guide, shown filled rows where its encoder knows of no masks."""
+
+    def __init__(self, guide: Any, site: str, fill: Tensor):
+        self.draw, self.site, self.fill = drawing(guide, guide), site, fill
+        parts = guide.modules() if isinstance(guide, nn.Module) else ()
+        readers = [getattr(part, "masked", None) for part in parts]
+        self.blind = any(isinstance(names, tuple) and site not in names for names in readers)
+
+    def filled(self, batch: Batch) -> Batch:
+        """The rows, with ``fill`` in place of what is missing."""
+        x, mask = batch[self.site], batch.observed[self.site]
+        return replace(
+            batch, values={**batch.values, self.site: torch.where(mask, x, self.fill.to(x))}
+        )
+
+    def __call__(self, batch: Batch) -> Any:
+        if not self.blind:
+            return self.draw(batch)
+        seen = {name: mask for name, mask in batch.observed.items() if name != self.site}
+        return self.draw(replace(self.filled(batch), observed=seen))
 
 
-def _pseudo_gibbs(
-    model: Model,
-    guide: Any,
-    batch: Batch,
-    start: Tensor,
-    site: str,
-    sweeps: int,
-    keep: int,
-    wait: int,
-) -> tuple[Tensor, Tensor, None]:
-    """S chains a row side by side; their means over sweeps and their last states."""
-    mask = batch.observed[site]
-    copies = torch.arange(len(batch), device=batch.index.device).repeat(keep)
-    rows = replace(
-        batch,
-        values={name: value[copies] for name, value in batch.values.items()},
-        index=batch.index[copies],
-        observed={},
-    )
-    x, total = start[copies], torch.zeros_like(start[copies])
-    for sweep in range(wait + sweeps):
-        now = replace(rows, values={**rows.values, site: x})
-        weights = log_weights(model, guide, now)
-        latents = dict(weights.values)
-        if weights.enumerated:
-            latents |= {name: value[0, 0] for name, value in weights.discrete()[1].items()}
-        outcome = _given(model, now, latents, site)
-        if sweep >= wait:
-            total += _mean(outcome)
-        x = torch.where(mask[copies], start[copies], outcome.sample())
-    shape = (keep, *start.shape)
-    return (total / sweeps).reshape(shape).mean(0), x.reshape(shape), None
+@torch.no_grad()
+def column_means(data: Any, site: str = "x") -> Tensor:
+    """(*event): the mean of the observed entries of each column; of all where it has none."""
+    total = count = torch.zeros(())
+    for batch in as_dataset(data).batches(8192):
+        x = batch[site].to(torch.promote_types(batch[site].dtype, torch.get_default_dtype()))
+        mask = batch.observed.get(site, torch.ones_like(x, dtype=torch.bool))
+        total = total.to(x) + torch.where(mask, x, 0).sum(0)
+        count = count.to(x.device) + mask.sum(0)
+    return torch.where(count > 0, total / count.clamp(min=1), total.sum() / count.sum())
 
 
-def _given(model: Model, batch: Batch, latents: dict[str, Tensor], site: str) -> Any:
-    """p(x | z) at given latents."""
-    with Record() as record, Replay({n: {"value": v} for n, v in latents.items()}):
-        model.run(batch.without(*(n for n in batch.values if n not in model.inputs)))
-    return record.sites[site]["fn"]
-
-
-def _mean(outcome: Any) -> Tensor:
-    """E[x | z], or a draw where the distribution does not know it."""
-    try:
-        return outcome.mean
-    except NotImplementedError:
-        return outcome.sample()
-
-
-def _shown(guide: Any, batch: Batch, start: Tensor, site: str) -> Batch:
-    """What the guide reads: masks too where it knows of them, else the filled rows."""
-    source = getattr(guide, "source", None)
-    filled = replace(batch, values={**batch.values, site: start})
-    if source is not None and hasattr(source, "masked") and site not in source.masked:
-        return replace(filled, observed={})
-    return filled
-
-
-def _column_means(data: Dataset, site: str) -> Tensor:
-    """(*event): the mean of the observed entries of each column."""
-    total, count = 0.0, 0.0
-    for batch in data.batches(8192):
-        mask = batch.observed[site]
-        total = total + torch.where(mask, batch[site], 0).sum(0)
-        count = count + mask.sum(0)
-    return torch.as_tensor(total) / torch.as_tensor(count).clamp(min=1)
-
-
-def hide(
-    data: Dataset,
-    region: str = "random",
-    fraction: float = 0.5,
-    image_shape: Sequence[int] | None = None,
-    seed: int = 0,
-) -> Dataset:
-    """The same rows with entries of "x" missing.
+def imputation_error(truth: Tensor, filled: Imputation | Tensor, mask: Tensor) -> EntryError:
+    """How far the missing entries are from what they were, with standard errors over the rows.
 
     Args:
-        data: complete rows.
-        region: random (each entry by itself), or a part of the image: top, bottom, left, right,
-            centre.
-        fraction: the part of the entries that is taken out.
-        image_shape: (H, W) or (C, H, W); that of the data by default.
-        seed: of random entries.
-
-    Raises:
-        ValueError: an unknown region, a fraction outside (0, 1), or a region of what is no image.
+        truth: the complete rows, (N, *event).
+        filled: an imputation, whose mean is judged, or values, (N, *event).
+        mask: (N, *event) bool, False where the entry was missing, as ``data.observed`` has it.
 
     Example:
-        >>> rows = Dataset(torch.arange(12.0).reshape(3, 4), image_shape=(2, 2))
-        >>> hide(rows, "top").observed["x"][0]
-        tensor([False, False,  True,  True])
+        >>> truth, mask = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.eye(2) > 0
+        >>> imputation_error(truth, torch.zeros(2, 2), mask).count
+        2
     """
-    if region not in REGIONS or not 0 < fraction < 1:
-        raise ValueError(f"region is one of {', '.join(REGIONS)}, fraction in (0, 1)")
-    x = data["x"]
-    if region == "random":
-        generator = torch.Generator().manual_seed(seed)
-        mask = torch.rand(x.shape, generator=generator) >= fraction
-    else:
-        shape = image_shape or data.image_shape
-        if shape is None:
-            raise ValueError(f"the {region} of rows that are no images; use region random")
-        mask = _kept(region, fraction, shape).reshape(x.shape[1:]).expand(x.shape)
-    batch = data.fixed().batch()
-    observed = {**data.observed, "x": mask.to(x.device)}
-    plain = Dataset(
-        dict(batch.values), labels=data.labels, name=data.name, image_shape=data.image_shape
-    )
-    return plain.replaced(plain.values, observed, plain.fingerprint)
-
-
-def _kept(region: str, fraction: float, shape: Sequence[int]) -> Tensor:
-    """(C, H, W) or (H, W) bool: False in the part that is taken out."""
-    height, width = shape[-2:]
-    row, column = torch.arange(height)[:, None], torch.arange(width)[None]
-    inner = fraction**0.5 / 2
-    gone = {
-        "top": (row < round(fraction * height)) & (column >= 0),
-        "bottom": (row >= height - round(fraction * height)) & (column >= 0),
-        "left": (column < round(fraction * width)) & (row >= 0),
-        "right": (column >= width - round(fraction * width)) & (row >= 0),
-        "centre": ((row + 0.5) / height - 0.5).abs().lt(inner)
-        & ((column + 0.5) / width - 0.5).abs().lt(inner),
-    }[region]
-    return ~gone.expand(*shape)
+    guess = filled.mean if isinstance(filled, Imputation) else filled
+    return entry_error(truth, guess, ~mask)
