@@ -214,16 +214,15 @@ def test_images_and_files_are_sequences(tmp_path: Any) -> None:
 def test_training_on_binary_rows_learns_what_follows_what() -> None:
     """Rows of coin flips, the first free and every other its copy: -log p(x) is 3 log 2 a row.
 
-    A decoder that cannot look back would need as much for every row. Both guides get below half.
+    A decoder that cannot look back would need as much for every row; this one less than half.
     """
     first = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 3).repeat(8, 1)
     data = Dataset(first[:, None].expand(-1, 4, -1).contiguous())
-    for inference in ("recurrent", "amortized"):
-        model = VRNN.for_data(data, latent_dim=2, recurrent_dim=16, features=16, hidden=(16,))
-        guide = Guide(model, data, inference=inference)
-        fit(model, guide, data, steps=120, lr=0.03)
-        bound = evaluate(model, guide, data, num_particles=10).elbo
-        assert -6 * math.log(2) < bound.mean < -3 * math.log(2) + 6 * bound.se
+    model = VRNN.for_data(data, latent_dim=2, recurrent_dim=16, features=16, hidden=(16,))
+    guide = Guide(model, data)
+    fit(model, guide, data, steps=100, lr=0.03)
+    bound = evaluate(model, guide, data, num_particles=10).elbo
+    assert -6 * math.log(2) < bound.mean < -3 * math.log(2) + 6 * bound.se
 
 
 def test_the_contract() -> None:
