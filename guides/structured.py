@@ -17,7 +17,7 @@ from guides.sites import Latents, Sites
 from zoo.data import Batch, Dataset
 from zoo.exact import knows
 from zoo.model import Model
-from zoo.nets import ACTIVATIONS, MLP, widths_of_layers
+from zoo.nets import ACTIVATIONS, MLP, keep_signal, widths_of_layers
 
 __all__ = ["BottomUp", "TopDown"]
 
@@ -141,13 +141,13 @@ class TopDown(Structured):
             gated=gated,
             classes=model.classes,
         )
-        last = [m for m in self.first.modules() if isinstance(m, nn.Linear)][-1]
-        last.reset_parameters()  # it gives no κ, which would start near the same for every x
         self.activation = ACTIVATIONS[activation]()
         self.up = nn.ModuleList(
             MLP(below, hidden, width, activation)
             for below, hidden, width in zip((first, *others), inner[1:], others, strict=False)
         )
+        for part in (self.first.encoder, *self.up):  # they give no κ: x may come through at once
+            keep_signal(part, whole=True)
         starts = [family.initial() for family in self.families]  # type: ignore[operator]
         self.messages = nn.ModuleList(
             NearStart(start, nn.Linear(width, len(start)))

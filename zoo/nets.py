@@ -220,3 +220,22 @@ def widths_of_layers(widths: Sequence[int], count: int) -> tuple[int, ...]:
             f"last one goes on), got {given}"
         )
     return (given + given[-1:] * count)[:count]
+
+
+@torch.no_grad()
+def keep_signal(net: nn.Module, whole: bool = False) -> None:
+    """Starts linear layers at N(0, 2/fan-in), so that a signal passes many layers undiminished.
+
+    Torch's own start makes it smaller by 3 to 6 times a layer, in variance.
+
+    Args:
+        net: its linear layers, all but the last.
+        whole: the last one as well.
+
+    Reference: He, Zhang, Ren & Sun, Delving deep into rectifiers, 2015.
+
+    >>> keep_signal(MLP(4, (8, 8), 2))
+    """
+    layers = [module for module in net.modules() if isinstance(module, nn.Linear)]
+    for layer in layers if whole else layers[:-1]:
+        nn.init.normal_(layer.weight, std=math.sqrt(2 / layer.in_features))

@@ -11,7 +11,7 @@ from torch.nn.functional import softplus
 
 from zoo.data import Dataset
 from zoo.models.vae import VAE
-from zoo.nets import MLP, widths_of_layers
+from zoo.nets import MLP, keep_signal, widths_of_layers
 from zoo.registry import build
 
 FLOOR = 1e-3  # a standard deviation stays above it
@@ -29,8 +29,8 @@ class HierarchicalVAE(VAE):
     layers 200-200 next to the data and 100-100 between the latents, tanh. A guide of this model has
     the inference `bottom_up`, with networks of the same widths, unless told otherwise. Batch
     normalisation is not used: its statistics tie the rows of a batch together, and a bound would be
-    of no single datapoint. Layers that fall silent early are helped by a warm-up of the KL term, an
-    option of the fit.
+    of no single datapoint. A warm-up of the KL term (`warm_up` of the fit) keeps layers from
+    falling silent early.
 
     Args:
         data_dim: D.
@@ -109,6 +109,8 @@ class HierarchicalVAE(VAE):
             MLP(above, (width,) * depth, 2 * below, activation)
             for above, below, width in zip(sizes[1:], sizes, others, strict=False)
         )
+        for part in [*self.down, *([] if decoder else [self.decoder])]:
+            keep_signal(part)
         with torch.no_grad():
             for part, below in zip(self.down, sizes, strict=False):
                 part[-1].bias[below:] = SOFTPLUS_ONE  # type: ignore[index]

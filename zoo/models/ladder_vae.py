@@ -21,7 +21,8 @@ class LadderVAE(HierarchicalVAE, VAE):  # a word by its second base, which the f
     two hidden layers of 512 next to the data and of 256, 128, 64 and 32 above, with leaky
     rectifiers, in the model and in the guide. They train with batch normalisation, which is not
     used here: its statistics tie the rows of a batch together, and a bound would be of no single
-    datapoint. Their warm-up of the KL term is an option of the fit.
+    datapoint. Their warm-up of the KL term is needed, `warm_up` of the fit: without it all layers
+    may fall silent in the first steps, and then x does not depend on z at all.
 
     Args:
         data_dim: D.
