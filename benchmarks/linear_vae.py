@@ -49,11 +49,8 @@ def main() -> None:
     for family in names("families"):
         if family in SKIP or not resolve("families", family).uses_kappa:
             continue
-        word = (
-            f"{family}:{LENGTH.get(family, 2)}"
-            if hasattr(resolve("families", family), "step")
-            else family
-        )
+        flow = issubclass(resolve("families", family), Flow)
+        word = f"{family}:{LENGTH.get(family, 2)}" if flow else family
         with seeded(0):
             model = VAE.for_data(split.train, latent_dim=2, hidden=(), likelihood="gaussian")
         with seeded(1):

@@ -79,15 +79,22 @@ class Outcome:
 
 
 def split_of(spec: Spec) -> Split:
-    """The data of a run.
+    """The data of a run; labels are the input "y" of a model that conditions on one.
 
     Raises:
         ValueError: data that are not there, cannot be read or are not numbers.
     """
     try:
-        return load_data(spec.data, **spec.data_options)
+        split = load_data(spec.data, **spec.data_options)
     except TypeError as error:
         raise ValueError(f"{spec.data}: {error}") from None
+    train, test = split.train, split.test
+    wanted = "y" in resolve("models", spec.model).inputs and "y" not in train.names
+    if not wanted or train.labels is None:
+        return split
+    if test is not None:
+        test = test.with_values(y=test.labels)
+    return Split(train.with_values(y=train.labels), test, split.record)
 
 
 def hold_out(split: Split, fraction: float) -> tuple[Split, Dataset | None]:
