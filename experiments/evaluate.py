@@ -91,6 +91,15 @@ def evaluate(
         predictive=data is not trained.split.train,
         progress=None,
     )
+    if ladder.num_outer > 1:
+        what = (
+            "log ∫ p(x|g) q(g) dg, averaged over rows"
+            if ladder.predictive
+            else "log p(x), shared out over the rows"
+        )
+        notes.append(
+            f"latents g that all rows share have {ladder.num_outer} draws: the bounds are on {what}"
+        )
     exact = exact_evidence(trained.model, data)
     record = trained.split.record
     content = {
@@ -124,7 +133,7 @@ def evaluate(
     store.write_json(place / "evaluation.json", content)
     console = terminal()
     for part in evaluation_tables(content):
-        console.print(part, highlight=False)
+        console.print(part, highlight=False, markup=not isinstance(part, str))
     for name in ("evaluation.json", "evaluation.png"):
         console.print(f"  {place / name}", highlight=False, soft_wrap=True)
     return content

@@ -142,7 +142,7 @@ def test_pieces_change_the_draws_and_nothing_else(max_elements: int) -> None:
         def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
             return Turned(self.seen, self.index, len(self.index), batch_shape)
 
-        def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        def sample(self, sample_shape: Any = ()) -> Tensor:
             K = self.batch_shape[0] if len(self.batch_shape) > 1 else 1
             start = self.seen.get(int(self.index[0]), 0)
             for row in self.index.tolist():

@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAVY
+from rich.markup import escape
 from rich.table import Table
 
 from experiments.show.figures import COLOURS, STYLE
@@ -42,7 +43,7 @@ def evaluation_tables(content: Content) -> list[Table | str]:
     for column in ("figure", "value", "what it is"):
         rest.add_column(column, justify="right" if column == "value" else "left")
     for row in _figures(content):
-        rest.add_row(*row)
+        rest.add_row(*map(escape, row))  # z[0] is no markup
     return [ladder, rest, *(f"Note: {note}." for note in content["notes"])]
 
 
@@ -184,7 +185,9 @@ def _active(units: Content) -> list[bool]:
 
 
 def _title(content: Content) -> str:
-    words = f"{content['family']}, {content['inference']}, {content['objective']}"
+    words = content["objective"]
+    if content["kl"] is not None:  # else there is nothing for a family to act on
+        words = f"{content['family']}, {content['inference']}, {words}"
     return f"{content['model']} on {content['data']}: {words}"
 
 
