@@ -48,7 +48,8 @@ def show(
         figures = summary[side]
         if figures is None:
             continue
-        rows = f"{side} ({summary[f'num_{side}']})"
+        count, everything = summary["judged_rows"][side], summary[f"num_{side}"]
+        rows = f"{side} ({count if count == everything else f'{count} of {everything}'})"
         if "log_joint" in figures:
             table.add_row(rows, number(figures["log_joint"]), number(figures["exact"]))
             continue
@@ -81,11 +82,25 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
     if summary["best_step"] is not None:
         how += f"; the weights are those of step {summary['best_step']}, best on held-out rows"
     lines = [how + "."]
+    parts = [_sampled(summary, side) for side in ("train", "test")]
+    if any(parts):
+        lines.append(
+            f"As figures of all rows they have a further ± {', '.join(filter(None, parts))}."
+        )
     index = summary["adjusted_rand_index"]
     if index["train"] is not None:
         parts = [f"{side} {value:.3f}" for side, value in index.items() if value is not None]
         lines.append(f"Adjusted Rand index against the classes: {', '.join(parts)}.")
     return lines + [f"Note: {note}." for note in summary["notes"]]
+
+
+def _sampled(summary: Mapping[str, Any], side: str) -> str:
+    """How far a figure of some rows is from that of all, where not all were judged."""
+    figures = summary[side]
+    if figures is None or summary["judged_rows"][side] == summary[f"num_{side}"]:
+        return ""
+    first = figures.get("elbo") or figures["log_joint"]
+    return f"{first['se_data']:.2f} ({side})"
 
 
 def number(estimate: Mapping[str, float] | None) -> str:
