@@ -203,7 +203,7 @@ def _clusters(guide: Guide, data: Dataset) -> dict[str, float] | None:
     (name,) = guide.latents.discrete
     parts = [
         guide.posterior(batch.to(guide.model.device), 100).probabilities[name].argmax(-1)
-        for batch in data.batches(512)
+        for batch in data.batches(128)
     ]
     labels, clusters = data.labels.cpu(), torch.cat(parts).cpu()
     return {
