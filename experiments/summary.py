@@ -112,9 +112,10 @@ def _rand_index(guide: Guide | None, data: Dataset | None) -> float | None:
     from sklearn.metrics import adjusted_rand_score
 
     (name,) = guide.latents.discrete
+    width = max(data.event_shape(site).numel() for site in data.names)
     parts = [
         guide.posterior(batch.to(guide.model.device), 100).probabilities[name].argmax(-1)
-        for batch in data.batches(2048)
+        for batch in data.batches(max(1, 40_000 // width))
     ]
     return float(adjusted_rand_score(data.labels.cpu(), torch.cat(parts).cpu()))
 
