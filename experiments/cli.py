@@ -25,6 +25,11 @@ commands:
   zoo select MODEL      the latent dimension or number of components, by held-out likelihood
   zoo evaluate RUN      test likelihood by importance sampling, and what the latents are used for
   zoo sample RUN        draws from a fitted model beside its data: a file and a picture
+  zoo reconstruct RUN   rows beside what the model makes of their latents, with the error
+  zoo interpolate RUN   the way from one row to another through the latent space
+  zoo manifold RUN      what the model makes of a grid of points in the latent space
+  zoo impute RUN        hidden entries filled in, against what they were
+  zoo encode RUN        features of rows, E[z | x], to a file
   zoo reproduce NAME    a figure of the lectures or of a paper, made again
 
 options:
@@ -57,7 +62,8 @@ examples:
   zoo list models
   zoo list data --json"""
 
-COMMANDS = ("list", "fit", "compare", "select", "evaluate", "sample", "reproduce")
+COMMANDS = ("list", "fit", "compare", "select", "evaluate", "sample", "reconstruct")
+COMMANDS += ("interpolate", "manifold", "impute", "encode", "reproduce")
 
 EXAMPLES = {
     "compare": """examples:
@@ -74,6 +80,21 @@ EXAMPLES = {
     "sample": """examples:
   zoo sample runs/wine
   zoo sample runs/digits --num-samples 100 --out pictures""",
+    "reconstruct": """examples:
+  zoo reconstruct runs/digits
+  zoo reconstruct runs/digits --num-rows 100 --num-draws 50 --out pictures""",
+    "interpolate": """examples:
+  zoo interpolate runs/digits
+  zoo interpolate runs/digits --num-pairs 3 --steps 8 --spherical --out pictures""",
+    "manifold": """examples:
+  zoo manifold runs/digits
+  zoo manifold runs/digits --dims 0,3 --size 15 --quantiles 0.01,0.99""",
+    "impute": """examples:
+  zoo impute runs/digits --region bottom
+  zoo impute runs/wine --fraction 0.3 --method importance --num-particles 5000""",
+    "encode": """examples:
+  zoo encode runs/digits
+  zoo encode runs/digits --rows train --out features""",
     "reproduce": """examples:
   zoo list recipes
   zoo reproduce energies --out runs/energies

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from zoo import store
 
 if TYPE_CHECKING:
@@ -94,6 +96,17 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     _replace(path, text.getvalue().encode())
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes an .npz file of named arrays, or an .npy file of one, whole or not at all."""
+    buffer = io.BytesIO()
+    if path.suffix == ".npy":
+        (array,) = arrays.values()
+        np.save(buffer, array)
+    else:
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    _replace(path, buffer.getvalue())
 
 
 def write_picture(path: Path, figure: Figure) -> None:

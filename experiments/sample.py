@@ -16,11 +16,13 @@ from guides.guide import Guide
 from zoo import predict, prior_predictive
 from zoo.context import seeded, validation
 from zoo.data import Batch, Dataset
+from zoo.decoding import expected
 from zoo.handlers import Record, Replay
 from zoo.model import Model
 
 DRAWS = 50  # of the latents that all rows share
 SITE = "x"  # what the pictures show
+MOST = 10  # images in a row of a picture
 
 
 def sample(
@@ -84,7 +86,10 @@ def sample(
         units = split.record["transform"]
         title = f"{spec.model} on {data.name}" + ("" if units == "none" else f", x {units}")
         shown = new[SITE].cpu(), replicates[SITE].cpu()
-        picture(data, rows, *shown, place / "samples.png", title)
+        means = None
+        if data.image_shape is not None and not guide.latents.global_.names:
+            means = _means(model, new, inputs).cpu()
+        picture(data, rows, *shown, place / "samples.png", title, means)
         print(f"  {place / 'samples.png'}")
     return arrays
 
@@ -109,8 +114,24 @@ def _new(
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
+@torch.no_grad()
+def _means(model: Model, new: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> Tensor:
+    """E[x | z] of the first new datapoints: x without the noise of its own."""
+    latents = {n: v[:MOST].to(model.device) for n, v in new.items() if n != SITE}
+    index = torch.arange(len(new[SITE][:MOST]), device=model.device)
+    rows = Batch({n: v[:MOST] for n, v in inputs.items()}, index, len(index))
+    with seeded(0, model.device), validation(False):
+        return expected(model, rows, latents, SITE)
+
+
 def picture(
-    data: Dataset, rows: Tensor, new: Tensor, replicates: Tensor, path: Path, title: str = ""
+    data: Dataset,
+    rows: Tensor,
+    new: Tensor,
+    replicates: Tensor,
+    path: Path,
+    title: str = "",
+    means: Tensor | None = None,
 ) -> None:
     """A grid of images, or a pair plot of the columns that vary most.
 
@@ -121,14 +142,16 @@ def picture(
         replicates: (S, R, D), draws given the rows.
         path: of the picture.
         title: what it shows.
+        means: (M, D), E[x | z] of the first new draws, for images.
     """
     given = data.fixed()[SITE][rows].cpu()
     if data.image_shape is not None:
-        count = min(10, len(rows), len(new))
+        count = min(MOST, len(rows), len(new))
         panels: Mapping[str, Tensor] = {
             "data": given[:count],
             **{f"replicate {s + 1}": replicates[s, :count] for s in range(len(replicates))},
             "new": new[:count],
+            **({} if means is None else {"E[x | z] of new": means[:count]}),
         }
         image_grid(panels, data.image_shape, path, title)
     else:

@@ -141,7 +141,7 @@ def interpolate(
 
     Args:
         model: p.
-        guide: q, for the rows of both: an encoder, or a table fitted by ``guide.infer``.
+        guide: q for the rows of both, or a pair (q_a, q_b): a table is of the rows of one side.
         a, b: P rows each.
         steps: T, both ends with them.
         spherical: along a great circle.
@@ -171,8 +171,9 @@ def interpolate(
         )
     with seeded(stream(seed, "interpolate"), model.device), validation(False):
         ends = [part.fixed().batch().to(model.device) for part in (a, b)]
-        shared = global_means(model, guide, ends[0].rows(1), num_samples)
-        one, two = (_means(model, guide, end, num_samples) for end in ends)
+        guides = guide if isinstance(guide, tuple) else (guide, guide)
+        shared = global_means(model, guides[0], ends[0].rows(1), num_samples)
+        one, two = (_means(model, q, end, num_samples) for q, end in zip(guides, ends, strict=True))
         t = torch.linspace(0, 1, steps, dtype=model.dtype, device=model.device)
         between = great_circle if spherical else lambda u, v, t: torch.lerp(u, v, t)
         path = {

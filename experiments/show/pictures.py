@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
+
+from experiments.output import write_picture
 
 COLOURS = ("black", "tab:blue", "tab:orange", "tab:green")
 MOST_COLUMNS, MOST_POINTS = 4, 500
@@ -26,23 +27,38 @@ def image_grid(
         path: of the picture.
         title: what it shows.
     """
-    images = {name: _pixels(values, shape) for name, values in panels.items()}
+    write_picture(path, image_figure(panels, shape, title))
+
+
+def image_figure(
+    panels: Mapping[str, Tensor],
+    shape: Sequence[int],
+    title: str = "",
+    limits: tuple[float, float] | None = None,
+) -> Figure:
+    """As ``image_grid``, the figure itself; ``limits`` are the values of white and of black.
+
+    NaN marks a pixel that is not there.
+    """
+    images = {name: pixels_of(values, shape) for name, values in panels.items()}
     first = next(iter(images.values()))
-    low, high = float(first.min()), float(first.max())
+    low, high = limits or (float(first.min()), float(first.max()))
     columns = len(first)
     figure = Figure(figsize=(0.7 * columns + 1.2, 0.7 * len(images)), layout="constrained")
     grid: Any = figure.subplots(len(images), columns, squeeze=False)
     for axes, (name, values) in zip(grid, images.items(), strict=True):
         for cell, image in zip(axes, values, strict=True):
-            cell.imshow(image.clamp(low, high).numpy(), cmap="gray_r", vmin=low, vmax=high)
-            cell.set(xticks=[], yticks=[])
+            shown = (image.clamp(low, high) - low) / max(high - low, 1e-12)
+            shown = shown.nan_to_num(0.5) if shown.dim() == 3 else shown
+            cell.imshow(shown.numpy(), cmap="gray_r", vmin=0, vmax=1)
+            cell.set(xticks=[], yticks=[], facecolor="lightsteelblue")
         axes[0].set_ylabel(name, rotation=0, ha="right", va="center")
     if title:
         figure.suptitle(title, fontsize=9)
-    FigureCanvasAgg(figure).print_png(path)
+    return figure
 
 
-def _pixels(values: Tensor, shape: Sequence[int]) -> Tensor:
+def pixels_of(values: Tensor, shape: Sequence[int]) -> Tensor:
     """(n, D) -> (n, H, W), or (n, H, W, 3) for colours."""
     images = values.reshape(len(values), *shape)
     if images.dim() == 4:
@@ -64,6 +80,13 @@ def pair_plot(
         path: of the picture.
         title: what it shows.
     """
+    write_picture(path, pair_figure(panels, names, title))
+
+
+def pair_figure(
+    panels: Mapping[str, Tensor], names: Sequence[str] | None, title: str = ""
+) -> Figure:
+    """As ``pair_plot``, the figure itself."""
     data = next(iter(panels.values()))
     order = data.var(0).argsort(descending=True, stable=True)[:MOST_COLUMNS].sort().values.tolist()
     size = len(order)
@@ -93,7 +116,7 @@ def pair_plot(
     figure.legend(handles, labels, loc="outside right upper")
     if title:
         figure.suptitle(title, fontsize=9)
-    FigureCanvasAgg(figure).print_png(path)
+    return figure
 
 
 def _edges(parts: Sequence[Tensor], counts: bool) -> list[float]:
