@@ -150,9 +150,10 @@ def product(a: Any, b: Any) -> TorchDistribution:
         >>> q.mean, q.variance
         (tensor([1.5000]), tensor([0.5000]))
     """
-    left, right = a.variance.reciprocal(), b.variance.reciprocal()
-    variance = (left + right).reciprocal()
-    return Normal((a.mean * left + b.mean * right) * variance, variance.sqrt()).to_event(1)
+    (m, s), (n, t) = ((q.base_dist.loc, q.base_dist.scale) for q in (a, b))
+    total = s.square() + t.square()
+    loc = (m * t.square() + n * s.square()) / total
+    return Normal(loc, s * t * total.rsqrt()).to_event(1)
 
 
 class NearStart(nn.Module):

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from pyro.distributions import Independent, Normal
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 from guides.families.mean_field import MeanField
 from guides.family import Family
@@ -20,6 +21,8 @@ from zoo.model import Model
 from zoo.nets import ACTIVATIONS, MLP, keep_signal, widths_of_layers
 
 __all__ = ["BottomUp", "TopDown"]
+
+FLOOR = 1e-3  # the standard deviation of a message stays above it: its precision is finite
 
 
 class BottomUp(Structured):
@@ -89,8 +92,8 @@ class TopDown(Structured):
     """q(z_L | x) q(z_{L-1} | z_L, x) … q(z_1 | z_2, x), each shared with the model's own p.
 
     A deterministic pass upwards d_l = MLP_l(d_{l-1}), d_0 = x, gives each layer a Gaussian message
-    N(m̂_l, ŝ_l²) from d_l. Then downwards q(z_L | x) = N(m̂_L, ŝ_L²), and with the model's
-    p(z_l | z_{l+1}) = N(μ_l, σ_l²)
+    N(m̂_l, ŝ_l²) from d_l, ŝ_l > 10⁻³. Then downwards q(z_L | x) = N(m̂_L, ŝ_L²), and with the
+    model's p(z_l | z_{l+1}) = N(μ_l, σ_l²)
 
         q(z_l | z_{l+1}, x) = N((m̂_l ŝ_l⁻² + μ_l σ_l⁻²) s², s²),  s⁻² = ŝ_l⁻² + σ_l⁻²,
 
@@ -162,7 +165,8 @@ class TopDown(Structured):
         return [net(d) for net, d in zip(self.messages, upward[::-1], strict=True)]
 
     def layer(self, model: Any, seen: list[Tensor], place: int, before: Tensor | None) -> Any:
-        message = self.families[place](seen[place])
+        loc, raw = seen[place].chunk(2, -1)  # κ of mean_field
+        message = Normal(loc, FLOOR + softplus(raw)).to_event(1)
         if before is None:
             return message
         name = self.order[place].name
@@ -185,7 +189,7 @@ def _shape(
 
 
 def _check_top_down(model: Model, guide: TopDown) -> None:
-    odd = [type(f).__name__ for f in guide.families if not isinstance(f, MeanField)]
+    odd = [type(f).__name__ for f in guide.families if type(f) is not MeanField]
     if odd:
         raise ValueError(
             f"top_down multiplies Gaussians with diagonal covariances, and {odd[0]} is another "

@@ -14,14 +14,14 @@ from torch import Tensor
 import zoo
 from guides import Guide
 from guides.layers import product
-from guides.structured import BottomUp, TopDown
+from guides.structured import FLOOR, BottomUp, TopDown
 from zoo.context import seeded
 from zoo.data import Dataset
-from zoo.models.hierarchical_vae import FLOOR, HierarchicalVAE
+from zoo.models.hierarchical_vae import HierarchicalVAE
 from zoo.models.ladder_vae import LadderVAE
 from zoo.models.ppca import PPCA
 from zoo.nets import affine
-from zoo.objectives.bounds import log_mean_exp, mean
+from zoo.objectives.bounds import elbo, log_mean_exp, mean
 from zoo.registry import names
 from zoo.testing import check_guide, check_model
 from zoo.weights import log_weights
@@ -47,7 +47,7 @@ class Linear(HierarchicalVAE):
     def parts(self) -> tuple[Tensor, ...]:
         """A, a, the diagonal of S, W, b."""
         head, size = self.down[0][-1], self.latent_dim
-        scale = FLOOR + torch.nn.functional.softplus(head.bias[size:])
+        scale = 1e-3 + torch.nn.functional.softplus(head.bias[size:])
         out = self.decoder[-1]
         return head.weight[:size], head.bias[:size], scale.square(), out.weight, out.bias
 
@@ -163,7 +163,7 @@ def test_a_top_down_guide_at_the_posterior_of_a_linear_chain() -> None:
         message.start.zero_()
         message.net.weight.zero_()
         message.net.weight[:d] = torch.cat([torch.eye(d), -torch.eye(d)], 1)
-        message.net.bias.copy_(torch.cat([torch.zeros(d), spread_of(scale)]))
+        message.net.bias.copy_(torch.cat([torch.zeros(d), spread_of(scale - FLOOR)]))
     h = log_weights(model, guide, data.batch(), 9).log_weight
     torch.testing.assert_close(h, model.log_evidence(data["x"]).expand(9, -1))
 
@@ -303,6 +303,20 @@ def test_the_layers_of_a_model() -> None:
     assert mixed.conditional("z2").log_prob(torch.zeros(7, 2)).shape == (7,)
     alone = HierarchicalVAE(4, (2,), likelihood="gaussian")
     assert alone(5).shape == (5, 4)
+
+
+def test_an_upward_pass_that_explodes_keeps_the_bound_finite() -> None:
+    """In float32 the softplus of a very negative number is 0; a message is never so sure."""
+    torch.set_default_dtype(torch.float32)  # the fixture puts float64 back
+    model, data = LadderVAE.example()
+    guide = Guide(model, data)
+    with torch.no_grad():
+        for message in guide.family.messages:
+            message.net.bias.fill_(-200.0)
+    loss = elbo(model, guide, data.batch())
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad.isfinite().all() for p in guide.parameters() if p.grad is not None)
 
 
 class NoChain(zoo.Model):
