@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from zoo._readers import Raw
-from zoo.downloads import TIMEOUT, Published, obtain
+from zoo.downloads import TIMEOUT, AbsentError, Published, obtain
 
 AMAT = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/"
 PUBLISHED = {
@@ -53,7 +53,7 @@ def read_images(name: str, folder: Path) -> Raw:
     """
     try:
         return IMAGES[name](folder)
-    except ValueError:
+    except AbsentError:
         raise
     except Exception as error:  # a damaged file can raise anything
         raise ValueError(
@@ -88,7 +88,7 @@ def _torchvision(name: str, folder: Path) -> Raw:
             with _timeout(TIMEOUT), contextlib.redirect_stdout(sys.stderr):
                 train, test = both(download=True)
         except Exception as error:
-            raise ValueError(
+            raise AbsentError(
                 f"the files of {name} are not in {place}, and {mirrors} could not be reached "
                 f"({_last_line(error)}); put the four idx files, extracted, in {place}, or set "
                 "data_root or ZOO_DATA to a folder that has them"
@@ -121,35 +121,34 @@ def _last_line(error: Exception) -> str:
 
 def _static_mnist(folder: Path) -> Raw:
     names = ("train", "valid", "test")
-    packed = folder / "binarized_mnist" / "binarized_mnist.npz"
-    labels = None
-    if packed.is_file():
-        with np.load(packed, allow_pickle=False) as held:
-            bits = [np.unpackbits(held[part], axis=1) for part in names]
+    path, labels = folder / "binarized_mnist" / "binarized_mnist.npz", None
+    if path.is_file():
+        with np.load(path, allow_pickle=False) as held:
+            packed = [held[part] for part in names]  # eight pixels a byte
             labels = np.concatenate([held[f"{part}_label"] for part in names]).astype(np.int64)
     else:
-        bits = [_amat(obtain(PUBLISHED[part], folder), 784) for part in names]
-    x = np.concatenate(bits)
+        packed = [_amat(obtain(PUBLISHED[part], folder), 784) for part in names]
+    everything = np.concatenate(packed)
     return Raw(
-        {"x": x.reshape(-1, 28, 28).astype(bool)},
+        {"x": np.unpackbits(everything, axis=1).view(bool).reshape(-1, 28, 28)},
         labels=labels,
         class_names=None if labels is None else DIGITS,
         binarization="static",
-        parts=_ranges(**{part: len(rows) for part, rows in zip(names, bits, strict=True)}),
-        record=_digest(np.packbits(x, axis=1)),
+        parts=_ranges(**{part: len(rows) for part, rows in zip(names, packed, strict=True)}),
+        record=_digest(everything),
     )
 
 
 def _amat(path: Path, width: int) -> np.ndarray:
-    """Rows of digits 0 and 1 with one space between them: (N, width) bytes."""
+    """Rows of digits 0 and 1 with one space between them, packed: (N, width / 8) bytes."""
     text = np.frombuffer(path.read_bytes(), np.uint8).reshape(-1, 2 * width)
-    return text[:, ::2] - ord("0")
+    return np.packbits(text[:, ::2] - ord("0"), axis=1)
 
 
 def _omniglot28(folder: Path) -> Raw:
     path = folder / "omniglot28" / "omniglot28.npz"
     if not path.is_file():
-        raise ValueError(
+        raise AbsentError(
             f"{path} is not there, and nobody publishes these images at this size: reduce the "
             "105×105 drawings of https://github.com/brendenlake/omniglot to 28×28 with bright ink, "
             "and save images (N, 28, 28) uint8, split (N,) (0 training, 1 test), alphabet (N,) and "

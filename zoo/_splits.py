@@ -17,7 +17,10 @@ def split_rows(
     num_train: int | None,
     num_test: int | None,
 ) -> tuple[dict[str, np.ndarray], str]:
-    """Row numbers of "train", "test" and "valid" (which may be empty), and how they were chosen.
+    """Row numbers of "train", "test" and "valid" (which may be empty), and how they were split.
+
+    `num_train` and `num_test` take the first rows of a side by `RandomState(2).permutation`, so
+    that the rows of a smaller number are among those of a larger one.
 
     Raises: ValueError for numbers that cannot be had.
     """
@@ -45,5 +48,4 @@ def split_rows(
             raise ValueError(f"num_{side}={wanted}, but there are {len(rows)} {side} rows to take")
         order = np.random.RandomState(CHOSEN).permutation(len(rows))
         parts[side] = rows[order[:wanted]]
-        how += f"; of the {side} rows the first {wanted} by RandomState({CHOSEN}).permutation"
     return parts, how

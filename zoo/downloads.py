@@ -7,15 +7,20 @@ import sys
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from zoo.files import replacing
 
-__all__ = ["Published", "download", "obtain"]
+__all__ = ["AbsentError", "Published", "download", "obtain"]
 
 CHUNK = 1 << 20
 TIMEOUT = 30.0
+
+
+class AbsentError(ValueError):
+    """A file that is not there and could not be fetched; the message names address and place."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ def obtain(file: Published, folder: Path) -> Path:
     """The file's place under ``folder``, downloaded first where it is not there yet.
 
     Raises:
-        ValueError: as `download`.
+        AbsentError: as `download`.
     """
     place = folder / file.path
     if not place.is_file():
@@ -56,7 +61,7 @@ def download(url: str, place: Path, sha256: str, timeout: float = TIMEOUT) -> No
         timeout: seconds without an answer, or without a byte, before giving up.
 
     Raises:
-        ValueError: no answer, a transfer that broke off, a wrong checksum, a folder that cannot be
+        AbsentError: no answer, a transfer that broke off, a wrong checksum, a folder that cannot be
             written to; it names the address and the place.
     """
     print(f"downloading {url} to {place}", file=sys.stderr)
@@ -74,13 +79,15 @@ def download(url: str, place: Path, sha256: str, timeout: float = TIMEOUT) -> No
             if expected not in (-1, count):
                 raise OSError(f"the connection broke off after {count} of {expected} bytes")
             if digest.hexdigest() != sha256:
-                raise ValueError(
+                raise AbsentError(
                     f"{url} is not the file that was published: expected SHA-256 {sha256}, got "
                     f"{digest.hexdigest()} of {count} bytes; nothing was kept; {by_hand}"
                 )
     except (OSError, HTTPException) as error:  # among them URLError and a timeout
+        if isinstance(error, HTTPError):
+            error.close()  # it holds the connection
         reason = getattr(error, "reason", None) or error
         host = urlsplit(url).netloc or "the address"
-        raise ValueError(
+        raise AbsentError(
             f"{place} is not there, and {url} could not be fetched ({host}: {reason}); {by_hand}"
         ) from None

@@ -21,7 +21,7 @@ __all__ = ["BINARIZATIONS", "Binarization", "Images", "as_image_rows"]
 Binarization = Literal["static", "dynamic", "none"]
 BINARIZATIONS = ("static", "dynamic", "none")
 LOWEST = -(2**63)
-CHUNK = 4096  # rows that the evaluation's draw takes at a time; the draw does not depend on it
+CHUNK = 512  # rows that the evaluation's draw takes at a time; the draw does not depend on it
 
 
 class Images(Dataset):
@@ -98,7 +98,7 @@ class Images(Dataset):
         x = torch.from_numpy(np.array(value, order="C")) if isinstance(value, np.ndarray) else value
         if x.dtype not in (torch.uint8, torch.bool) and (x.min() < 0 or x.max() > 255):
             raise ValueError(f"whole-numbered pixels go from 0 to 255, got {x.min()} to {x.max()}")
-        return x.detach().to(torch.uint8)
+        return x.view(torch.uint8) if x.dtype == torch.bool else x.detach().to(torch.uint8)
 
     def _in_unit_interval(self) -> None:
         low, high = (float(self._values["x"].amin()), float(self._values["x"].amax()))
@@ -177,7 +177,7 @@ class Images(Dataset):
         if "x" in values:
             return super().with_values(**values)
         more = Dataset({"x": self._values["x"][:, 0], **values}, name=self.name)
-        return self._with(_values={**more._values, "x": self._values["x"]})
+        return self._with(_values={**self._values, **more._values, "x": self._values["x"]})
 
 
 def as_image_rows(x: Any) -> tuple[Any, tuple[int, ...] | None]:

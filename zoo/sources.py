@@ -94,7 +94,7 @@ def load_data(
             training; `none`. By default the source's own: none, or as `SOURCES` says.
         binarization_seed: of the static draw, or of the one that dynamic data are evaluated on.
         validation: `train` adds the validation rows of an official split to the training rows.
-        num_train: take so many training rows, the first of `RandomState(2).permutation`.
+        num_train: take so many training rows, the first by `RandomState(2).permutation`.
         num_test: likewise; 0 takes none.
         label_column: column of a `.csv`, or array of an `.npz` or `.pt`, that holds classes.
         missing: read NaN as missing entries (a missing class becomes −1).
