@@ -15,6 +15,7 @@ from zoo.imputation import column_means
 from zoo.imputation import impute as filled_in
 
 SHOWN = 10
+FEW = 10  # effective draws, below which the importance weights are not to be trusted
 METHODS = {"importance": "importance", "pseudo_gibbs": "pseudo-Gibbs"}
 
 
@@ -76,7 +77,7 @@ def impute(
     values = {"x": x, "observed": mask, "rows": part.index}
     flat = torch.where(mask, x, fill.cpu().to(x.dtype))
     _line("column means", entry_error(x, flat, hidden))
-    means, draws = {}, {}
+    means, draws, few = {}, {}, False
     for name in METHODS if method == "both" else [method]:
         counts = {"num_particles": num_particles, "num_samples": num_samples, "burn_in": burn_in}
         options: dict[str, Any] = {"method": name, "fill": fill, "seed": seed, **counts}
@@ -86,8 +87,12 @@ def impute(
         note = ""
         if found.ess is not None:
             values["ess"] = found.ess
-            note = f"; {float(found.ess.median()):.1f} effective of {num_particles} (median)"
+            effective = float(found.ess.median())
+            note = f"; {effective:.1f} effective of {num_particles} draws (median)"
+            few = effective < FEW
         _line(METHODS[name], entry_error(x, found.mean.cpu(), hidden), note)
+    if few:
+        print("  importance: too few draws for this q; more --num-particles brings it nearer")
     title, shape = title_of(trained, f"{part.side} rows, {region} missing"), part.data.image_shape
     if shape is not None:
         panels = {"data": x, "observed": torch.where(mask, x.float(), torch.nan), **means}

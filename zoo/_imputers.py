@@ -79,7 +79,7 @@ def _latents(weights: LogWeights) -> dict[str, Tensor]:
     assert weights.local_sites is not None
     drawn = weights.discrete()[1] if weights.enumerated else {}
     found = {n: weights.values[n] for n in weights.local_sites[0] if n not in weights.enumerated}
-    return found | {name: value[0] for name, value in drawn.items()}
+    return found | {n: v[0, 0] if v.shape[1] == 1 else v[0] for n, v in drawn.items()}
 
 
 def _entrywise(p: Any) -> Any:

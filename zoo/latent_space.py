@@ -58,7 +58,7 @@ def encode(
     with seeded(stream(seed, "encode"), model.device), validation(False):
         for batch in data.batches(batch_size):
             means = _means(model, guide, batch.to(model.device), num_samples)
-            parts.append(torch.cat([value.flatten(1) for value in means.values()], -1))
+            parts.append(torch.cat([z.reshape(len(batch), -1) for z in means.values()], -1))
     return torch.cat(parts)
 
 

@@ -21,13 +21,15 @@ def scatter(features: Tensor, labels: Tensor | None, title: str = "") -> Figure:
         labels: (N,) of classes, or None.
         title: what it shows.
     """
-    plane, axes_of = features.double().cpu(), "code"
+    plane, names = features.double().cpu(), ("dimension 0", "dimension 1")
     if plane.shape[1] > 2:
         centred = plane - plane.mean(0)
         _, size, directions = torch.linalg.svd(centred, full_matrices=False)
         share = float(size[:2].square().sum() / size.square().sum().clamp_min(1e-300))
-        plane, axes_of = centred @ directions[:2].T, f"principal component ({share:.0%} in two)"
+        plane = centred @ directions[:2].T
+        names = ("principal component 1", f"principal component 2 ({share:.0%} in both)")
     elif plane.shape[1] == 1:
+        names = ("dimension 0", "row")
         plane = torch.cat([plane, torch.arange(len(plane)).unsqueeze(-1)], -1)
     figure = Figure(figsize=(6, 5), layout="constrained")
     axes = figure.subplots()
@@ -41,8 +43,7 @@ def scatter(features: Tensor, labels: Tensor | None, title: str = "") -> Figure:
             points = plane[rows][labels.cpu()[rows] == label].T.numpy()
             axes.scatter(*points, color=f"C{place % 10}", label=str(label), **style)
         figure.legend(loc="outside right upper", markerscale=2)
-    second = "row" if features.shape[1] == 1 else axes_of
-    axes.set(xlabel=axes_of, ylabel=second)
+    axes.set(xlabel=names[0], ylabel=names[1])
     if title:
         figure.suptitle(title, fontsize=9)
     return figure
@@ -55,8 +56,13 @@ def mosaic(
     limits: tuple[float, float],
     title: str = "",
 ) -> Figure:
-    """Images edge to edge, (M, D) in rows of ``columns``, white and black at the limits."""
+    """Images edge to edge, (M, D) in rows of ``columns``, white and black at the limits.
+
+    Small ones, of fewer than 16 pixels a side, have a white line between them.
+    """
     pixels = pixels_of(images.cpu().float(), shape)  # (M, H, W) or (M, H, W, 3)
+    if pixels.dim() == 3 and min(pixels.shape[1:]) < 16:
+        pixels = torch.nn.functional.pad(pixels, (1, 1, 1, 1), value=limits[0])
     rows = len(pixels) // columns
     wide = pixels.unflatten(0, (rows, columns)).transpose(1, 2).flatten(0, 1).flatten(1, 2)
     low, high = limits
