@@ -86,7 +86,7 @@ class Guide(nn.Module):
             "global_options": dict(global_options or {}),
         }  # what a run on disk remembers of q
         self.__dict__["model"] = model  # p is not a part of q: no shared parameters in q's state
-        head = data.batch(torch.arange(min(len(data), 97), device=data.device)).to(model.device)
+        head = next(data.batches(min(len(data), 97))).to(model.device)
         model.resolve(head)
         self.latents = Latents.find(model, head)
         with factory(model.device, model.dtype):
