@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from zoo.data import Batch
@@ -26,14 +27,17 @@ def importance(
     total = square = torch.full((size,), -math.inf, device=device, dtype=model.dtype)
     for done in range(0, count, most):
         now = min(most, count - done)
-        weights = log_weights(model, guide, batch, now)
+        with _Keep(site) as seen:
+            weights = log_weights(model, guide, batch, now)
         log_w = weights.marginal[0]  # (K, B)
         before, total = total, torch.logaddexp(total, log_w.logsumexp(0))
         square = torch.logaddexp(square, (2 * log_w).logsumexp(0))
         share = (log_w - total).exp().nan_to_num(0)
         kept = (before - total).exp().nan_to_num(0)  # (B,), the share of the pieces before
         latents = _latents(weights)
-        p = _entrywise(outcome(model, batch, latents, site))
+        # p(x | z) as it was scored; where y was summed out, that of the y drawn.
+        scored = outcome(model, batch, latents, site) if weights.enumerated else seen.fn
+        p = _entrywise(scored)
         each = mean_of(p).expand(now, size, *p.event_shape).reshape(now, size, -1)
         piece = torch.einsum("kb,kbd->bd", share.to(each), each).reshape(size, *p.event_shape)
         mean = piece + mean * _wide(kept, piece)
@@ -72,6 +76,20 @@ def pseudo_gibbs(
             total = total + mean_of(p)
         x = torch.where(mask, start, p.sample().to(start))
     return total / sweeps, x, None
+
+
+class _Keep(Messenger):
+    """Remembers the distribution of one site."""
+
+    fn: Any = None
+
+    def __init__(self, site: str):
+        super().__init__()
+        self.site = site
+
+    def _pyro_post_sample(self, message: Any) -> None:
+        if message["name"] == self.site:
+            self.fn = message["fn"]
 
 
 def _latents(weights: LogWeights) -> dict[str, Tensor]:
