@@ -45,13 +45,13 @@ def monotone_root(
     low: Tensor,
     high: Tensor,
     halvings: int = 24,
-    steps: int = 8,
+    steps: int = 9,
 ) -> Tensor:
     """x in [low, high] with f(x) = target, for f increasing in every entry on its own.
 
     The bracket is halved, then Newton's steps are taken, halving where one would leave it. Their
-    numbers are fixed, so nothing waits for the device. A last step carries the gradient:
-    ∂x = (∂target - ∂f)/f', the implicit function theorem.
+    numbers are fixed, so nothing waits for the device. The gradient is that of the implicit
+    function theorem, ∂x = (∂target - ∂f)/f'.
 
     Args:
         f: x -> (f(x), f'(x)), both of the shape of x.
@@ -81,4 +81,5 @@ def monotone_root(
             new = x - off / slope
             x = torch.where((new >= low) & (new <= high), new, (low + high) / 2)
     value, slope = f(x)
-    return x - (value - target) / slope.detach()
+    zero = (target - value) / slope.detach().clamp_min(torch.finfo(x.dtype).tiny ** 0.5)
+    return x + (zero - zero.detach())

@@ -16,8 +16,8 @@ from guides.monotone import monotone_root
 class NeuralAutoregressive(Autoregressive, Flow):
     """z_i = logit Σ_j w_j σ(a_j u_i + b_j), Σ w = 1, a > 0: a deep sigmoidal flow.
 
-    (w, a, b) come from u_1 … u_{i-1} and a context. Slope and value are sums of exponentials of
-    logarithms, without a clamp. z_i lies between the least and the largest a_j u_i + b_j, which
+    (w, a, b) come from u_1 … u_{i-1} and a context. Slope and value are sums in logarithms, without
+    a clamp. z_i lies between the least and the largest a_j u_i + b_j, which
     brackets the inverse. Every second layer takes the entries in the reversed order.
 
     Args:
@@ -60,14 +60,17 @@ class NeuralAutoregressive(Autoregressive, Flow):
             return value, log_slope.exp()
 
         each = (z.unsqueeze(-1) - b) / a
-        u = monotone_root(f, z, each.amin(-1), each.amax(-1))
+        u = monotone_root(f, z, each.amin(-1), each.amax(-1), halvings=4)
         return u, _logit_of_mixture(u, log_w, a, b)[1]
 
 
 def _logit_of_mixture(u: Tensor, log_w: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """logit S, S = Σ_j w_j σ(a_j u + b_j), and log of its slope, of u (...)."""
+    """logit S, S = Σ_j w_j σ(t_j) with t_j = a_j u + b_j, and log of its slope, of u (...).
+
+    The slope is Σ_j a_j p_j q_j / w_j, p_j = w_j σ(t_j)/S and q_j = w_j σ(-t_j)/(1 - S): bounded
+    in both tails, where p or q is w.
+    """
     t = a * u.unsqueeze(-1) + b
-    on, off = logsigmoid(t), logsigmoid(-t)
-    log_s, log_rest = (log_w + on).logsumexp(-1), (log_w + off).logsumexp(-1)
-    slope = (log_w + a.log() + on + off).logsumexp(-1)
-    return log_s - log_rest, slope - log_s - log_rest
+    on, off = log_w + logsigmoid(t), log_w + logsigmoid(-t)
+    log_slope = (a.log() + on.log_softmax(-1) + off.log_softmax(-1) - log_w).logsumexp(-1)
+    return on.logsumexp(-1) - off.logsumexp(-1), log_slope
