@@ -8,9 +8,11 @@ import torch
 from guides import Guide
 from zoo import evaluate, fit, load, load_data
 from zoo.data import Dataset
+from zoo.importance import importance_ladder
 from zoo.models.gmm import GMM
 from zoo.models.poisson_ppca import PoissonPPCA
 from zoo.models.ppca import PPCA
+from zoo.models.vae import VAE
 from zoo.objectives.bounds import elbo, iwae, renyi
 from zoo.testing import check_model
 
@@ -73,3 +75,60 @@ def test_a_run_moves_between_devices(tmp_path: Path) -> None:
     run = load(tmp_path / "run")
     assert run.model.device.type == "cpu"
     torch.testing.assert_close(run.model.weight, model.weight.detach().cpu())
+
+
+def pictures(binarization: str = "dynamic") -> Dataset:
+    return load_data("digits", binarization=binarization).train
+
+
+@pytest.mark.parametrize(
+    "family",
+    ["planar:2", "radial:2", "householder:2", "sylvester:2", "iaf:2", "spline:2", "realnvp:2"]
+    + ["neural_autoregressive:2", "hamiltonian:2"],
+)
+@pytest.mark.parametrize("inference", ["per_datapoint", "amortized"])
+def test_flows_on_dynamic_images(family: str, inference: str) -> None:
+    data = pictures()
+    model = VAE.for_data(data, latent_dim=3, hidden=(16,), likelihood="bernoulli")
+    guide = Guide(model, data, family, inference)
+    fit(model, guide, data, steps=10, batch_size=50, device="cuda", progress=False)
+    found = evaluate(model, guide, data.to("cuda"), num_particles=2)
+    assert found.elbo is not None and found.elbo.rows.isfinite().all()
+
+
+def test_binarization_is_the_same_on_every_device() -> None:
+    data = pictures()
+    here = data.fixed().batch()["x"]
+    there = data.to("cuda").fixed().batch()["x"].cpu()
+    assert torch.equal(here, there)
+    drawn = data.to("cuda").batch(torch.arange(500, device="cuda"))["x"]
+    assert set(drawn.unique().tolist()) == {0.0, 1.0}
+    grey = data["x"][:500].mean()
+    assert abs(float(drawn.mean().cpu() - grey)) < 6 * 0.5 / drawn.numel() ** 0.5
+
+
+@pytest.mark.parametrize("family", ["mean_field", "planar:2", "iaf:2"])
+def test_no_wait_in_a_step_of_a_vae(family: str) -> None:
+    data = pictures().to("cuda")
+    model = VAE.for_data(data, latent_dim=3, hidden=(16,), likelihood="bernoulli").cuda()
+    guide = Guide(model, data, family, "amortized")
+    index = torch.arange(50, device="cuda")
+    elbo(model, guide, data.batch(index), num_particles=2).backward()
+    before = torch.distributions.Distribution._validate_args
+    torch.distributions.Distribution.set_default_validate_args(False)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        elbo(model, guide, data.batch(index), num_particles=2).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        torch.distributions.Distribution.set_default_validate_args(before)
+
+
+def test_importance_ladder_on_the_device() -> None:
+    data = pictures("static")
+    model = VAE.for_data(data, latent_dim=2, hidden=(16,), likelihood="bernoulli")
+    guide = Guide(model, data)
+    fit(model, guide, data, steps=50, batch_size=100, device="cuda", progress=False)
+    rows = data.subset(torch.arange(20)).to("cuda")
+    found = importance_ladder(model, guide, rows, num_particles=5000)
+    assert found.elbo.mean < found.iwae.mean
