@@ -23,7 +23,7 @@ from zoo.models.vae import VAE
 from zoo.registry import names, resolve
 
 REFERENCE = {"train": -16.2531, "test": -16.0075}  # PPCA by eigendecomposition
-STEPS = 12_000
+STEPS = 6000
 SKIP = ("exact", "delta")
 LENGTH = {"planar": 4, "radial": 4, "householder": 2, "sylvester": 2}
 
@@ -63,7 +63,7 @@ def main() -> None:
             steps=STEPS,
             lr=0.01,
             schedule="exponential",
-            objective_options={"num_particles": 8},
+            objective_options={"num_particles": 4},
             progress=False,
         )
         seconds = time.perf_counter() - clock
