@@ -42,8 +42,9 @@ def reflections(vectors: Tensor, columns: int) -> Tensor:
 def orthonormal(vectors: Tensor, columns: int) -> Tensor:
     """Orthonormal columns that span what the vectors do: (..., d, columns).
 
-    Gram and Schmidt's procedure, each vector made orthogonal twice, so that nearly equal vectors
-    lose no digit of the orthogonality. Where columns = d the last one has no freedom but its
+    On the CPU a QR factorisation; on a CUDA device, where that goes matrix by matrix, the procedure
+    of Gram and Schmidt, each vector made orthogonal twice, so that nearly equal vectors lose no
+    digit. Where columns = d the last one has no freedom but its
     sign, and a fixed vector stands for it.
 
     Args:
@@ -54,15 +55,21 @@ def orthonormal(vectors: Tensor, columns: int) -> Tensor:
     Variational Inference", 2018.
     """
     *lead, given, d = vectors.shape
-    found = vectors.new_zeros(*lead, 0, d)
     place = torch.arange(d, dtype=vectors.dtype, device=vectors.device)
+    vectors = unit(vectors)
+    if given < columns:
+        spare = unit(torch.cos(place + 1)).expand(*lead, columns - given, d)
+        vectors = torch.cat([vectors, spare], -2)
+    if not vectors.is_cuda:  # LAPACK's, with the signs of Gram and Schmidt
+        Q, R = torch.linalg.qr(vectors.mT)
+        diagonal = R.detach().diagonal(dim1=-2, dim2=-1)
+        return Q * torch.where(diagonal < 0, -1.0, 1.0).unsqueeze(-2)
+    found = vectors[..., :0, :]
     for k in range(columns):
-        spare = unit(torch.cos((k + 1) * place + k))  # for a vector in the span of those before
-        v = unit(vectors[..., k, :]) if k < given else spare.expand(*lead, d)
-        for _ in range(3):
-            v = v - torch.einsum(
-                "...k,...kd->...d", torch.einsum("...kd,...d->...k", found, v), found
-            )
+        v, spare = vectors[..., k, :], unit(torch.cos((k + 2) * place + k))
+        for _ in range(2):
+            inner = torch.einsum("...kd,...d->...k", found, v)
+            v = v - torch.einsum("...k,...kd->...d", inner, found)
             v = torch.where((v == 0).all(-1, keepdim=True), spare, unit(v))
         found = torch.cat([found, v.unsqueeze(-2)], -2)
     return found.mT

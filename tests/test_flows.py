@@ -3,12 +3,14 @@
 import inspect
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from experiments.runs import Spec, read_config, run
 from guides import Guide
 from guides.flow import Flow
 from guides.inference import PerDatapoint
@@ -18,6 +20,7 @@ from zoo.exact import log_evidence
 from zoo.models.ppca import PPCA
 from zoo.objectives.bounds import elbo
 from zoo.registry import build, names, resolve
+from zoo.store import load
 from zoo.weights import log_weights
 
 FLOWS = [word for word in names("families") if issubclass(resolve("families", word), Flow)]
@@ -184,7 +187,7 @@ def test_sylvester_layers_stay_invertible_in_adverse_directions(
         value = torch.randn(20, 4)
         for layer in layers:
             diagonals = (layer.theta[n].diagonal(dim1=-2, dim2=-1) for n in ("R", "R2"))
-            assert (math.prod(diagonals) > -0.9995).all()
+            assert (torch.stack(list(diagonals)).prod(0) > -0.9995).all()
             z, log_det = layer.step(value)
             back, _ = layer.invert(z)
             assert log_det.isfinite().all() and kappa.isfinite().all()
@@ -202,6 +205,31 @@ def test_columns_are_orthonormal(float64: Any, dim: int, columns: int) -> None:
     for Q in (orthonormal(vectors, columns), reflections(torch.randn(7, 3, dim), columns)):
         assert Q.shape == (7, dim, columns)
         torch.testing.assert_close(Q.mT @ Q, eye.expand(7, -1, -1), rtol=0, atol=1e-10)
+
+
+@pytest.mark.cuda
+def test_flows_on_a_cuda_device_are_those_on_the_cpu(float64: Any) -> None:
+    for word in FLOWS:
+        family, kappa = made(word, 4, length=3)
+        z = torch.randn(5, 4, 4)
+        expected = family(kappa).log_prob(z)
+        q = family.cuda()(kappa.cuda())
+        torch.testing.assert_close(q.log_prob(z.cuda()).cpu(), expected)
+        wide = q.expand((3, 4))
+        draw = wide.rsample()
+        torch.testing.assert_close(wide.log_prob(draw), q.log_prob(draw.clone()))
+
+
+def test_columns_by_gram_and_schmidt_are_those_of_a_qr(
+    float64: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors = torch.randn(7, 3, 5)
+    by_qr = orthonormal(vectors, 3)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True, raising=False)
+    torch.testing.assert_close(orthonormal(vectors, 3), by_qr)
+    vectors[0], vectors[1] = vectors[0, :1], 0.0
+    Q = orthonormal(vectors, 3)
+    torch.testing.assert_close(Q.mT @ Q, torch.eye(3).expand(7, -1, -1), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
@@ -323,6 +351,21 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
 def test_wrong_words_and_options_are_told(word: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build("families", word, 3, **options)
+
+
+@pytest.mark.parametrize("word", ["planar:2", "planar:2+iaf:1"])
+def test_words_go_through_a_run_and_back(tmp_path: Path, word: str) -> None:
+    """``zoo fit`` takes them, the run records them, and ``load`` builds the same q again."""
+    options = {"fit_options": {"steps": 2}, "infer_steps": 2, "eval_particles": 2}
+    outcome = run(Spec("ppca", "iris", word, "per_datapoint", **options), tmp_path / "run")
+    assert read_config(tmp_path / "run")["family"] == word
+    again = load(tmp_path / "run").guide
+    for name, value in outcome.guide.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+    batch, z = outcome.split.train.batch(), torch.randn(len(outcome.split.train), 2)
+    with torch.no_grad():
+        ours, theirs = (g.log_prob(batch, {"z": z}) for g in (outcome.guide, again))
+    assert torch.equal(ours, theirs)
 
 
 def test_the_length_of_a_word_is_its_number_of_layers() -> None:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import softplus
 
 from guides.autoregressive import Autoregressive, positive
 from guides.flow import Flow
@@ -48,12 +48,10 @@ class NeuralAutoregressive(Autoregressive, Flow):
         super().__init__(dim, init_scale, length, flow, context_dim, hidden, start)
 
     def transform(self, u: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        weight, a, b = c.chunk(3, -1)
-        return _logit_of_mixture(u, weight.log_softmax(-1), positive(a), b)
+        return _logit_of_mixture(u, *_parameters(c))
 
     def inverse(self, z: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        weight, a, b = c.chunk(3, -1)
-        log_w, a = weight.log_softmax(-1), positive(a)
+        log_w, a, b = _parameters(c)
 
         def f(u: Tensor) -> tuple[Tensor, Tensor]:
             value, log_slope = _logit_of_mixture(u, log_w, a, b)
@@ -64,6 +62,13 @@ class NeuralAutoregressive(Autoregressive, Flow):
         return u, _logit_of_mixture(u, log_w, a, b)[1]
 
 
+def _parameters(c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """log w, a and b (..., J) from (..., 3 J); the first two stay within e⁸ of where they start."""
+    weight, a, b = c.chunk(3, -1)
+    log_w, _ = _normalized(8 * torch.tanh(weight / 8))
+    return log_w, positive(8 * torch.tanh(a / 8)), b
+
+
 def _logit_of_mixture(u: Tensor, log_w: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """logit S, S = Σ_j w_j σ(t_j) with t_j = a_j u + b_j, and log of its slope, of u (...).
 
@@ -71,6 +76,15 @@ def _logit_of_mixture(u: Tensor, log_w: Tensor, a: Tensor, b: Tensor) -> tuple[T
     in both tails, where p or q is w.
     """
     t = a * u.unsqueeze(-1) + b
-    on, off = log_w + logsigmoid(t), log_w + logsigmoid(-t)
-    log_slope = (a.log() + on.log_softmax(-1) + off.log_softmax(-1) - log_w).logsumexp(-1)
-    return on.logsumexp(-1) - off.logsumexp(-1), log_slope
+    on = -softplus(-t, threshold=40)  # log σ(t); log σ(-t) is t less
+    log_p, log_s = _normalized(log_w + on)
+    log_q, log_rest = _normalized(log_w + on - t)
+    return log_s - log_rest, (a.log() + log_p + log_q - log_w).logsumexp(-1)
+
+
+def _normalized(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x - log Σ exp x and log Σ exp x: digits are kept where all of x is far from 0."""
+    top = x.detach().amax(-1, keepdim=True)
+    x = x - top
+    total = x.exp().sum(-1, keepdim=True).log()
+    return x - total, (top + total).squeeze(-1)
