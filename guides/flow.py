@@ -43,6 +43,7 @@ class Flow(Family):
 
     shorthand: ClassVar[str | None] = "length"
     scores_cheaply: bool = False
+    fused: ClassVar[bool] = False  # whether step and invert take all layers at once
     initial_theta: Tensor  # (L, P_θ)
 
     def __init__(
@@ -125,7 +126,10 @@ class Flow(Family):
             name: part.reshape(*part.shape[:-1], *shape)
             for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
         }
-        each = {name: value.unbind(0) for name, value in self.prepare(named).items()}
+        ready = self.prepare(named)
+        if self.fused:
+            return [Layer(self, ready, context, 0)]
+        each = {name: value.unbind(0) for name, value in ready.items()}
         return [
             Layer(self, {name: value[i] for name, value in each.items()}, context, i)
             for i in range(self.length)

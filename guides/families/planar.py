@@ -9,6 +9,7 @@ from torch import Tensor
 
 from guides.flow import Flow, Theta
 from guides.monotone import above_minus_one, monotone_root
+from zoo.nets import affine
 
 
 class Planar(Flow):
@@ -29,6 +30,8 @@ class Planar(Flow):
         118
     """
 
+    fused = True  # the folds meet in the products w_i·û_j alone
+
     def __init__(
         self,
         dim: int,
@@ -46,25 +49,41 @@ class Planar(Flow):
     def prepare(self, theta: Theta) -> Theta:
         w, u = theta["w"], theta["u"]
         slope, ratio = above_minus_one((w * u).sum(-1))
-        return {"w": w, "u": u * ratio.unsqueeze(-1), "b": theta["b"], "slope": slope}
+        w, u = w.movedim(0, -2), (u * ratio.unsqueeze(-1)).movedim(0, -2)  # (..., L, d)
+        found = {"b": theta["b"].movedim(0, -1), "slope": slope.movedim(0, -1)}  # (..., L)
+        return {"w": w, "u": u, "between": w @ u.mT, **found}  # w_i·û_j (..., L, L)
 
     def step(
         self, u: Tensor, theta: Theta, context: Tensor | None, index: int
     ) -> tuple[Tensor, Tensor]:
-        h = torch.tanh((u * theta["w"]).sum(-1) + theta["b"])
-        log_det = torch.log1p(theta["slope"] * (1 - h * h))
-        return u + theta["u"] * h.unsqueeze(-1), log_det
+        folds: list[Tensor] = []
+        rest = affine(u, theta["w"]) + theta["b"]  # w_i·z_l + b_i of the folds still to come
+        for i, between in enumerate(theta["between"].unbind(-1)):
+            first, rest = rest.split((1, self.length - i - 1), -1)
+            h = torch.tanh(first)
+            rest = torch.addcmul(rest, h, between[..., i + 1 :])
+            folds.append(h)
+        return self._folded(u, torch.cat(folds, -1), theta, 1)
 
     def invert(
         self, z: Tensor, theta: Theta, context: Tensor | None, index: int
     ) -> tuple[Tensor, Tensor]:
-        b, slope = theta["b"], theta["slope"]
+        between, folds = theta["between"], []
+        rest = affine(z, theta["w"])  # w_i·z_l of the folds still to be undone
+        for i in reversed(range(self.length)):
+            target, b, slope = rest[..., i], theta["b"][..., i], theta["slope"][..., i]
 
-        def f(a: Tensor) -> tuple[Tensor, Tensor]:
-            h = torch.tanh(a + b)
-            return a + slope * h, 1 + slope * (1 - h * h)
+            def f(a: Tensor, b: Tensor = b, slope: Tensor = slope) -> tuple[Tensor, Tensor]:
+                h = torch.tanh(a + b)
+                return a + slope * h, 1 + slope * (1 - h * h)
 
-        target = (z * theta["w"]).sum(-1)
-        a = monotone_root(f, target, target - slope.abs(), target + slope.abs())
-        h = torch.tanh(a + b)
-        return z - theta["u"] * h.unsqueeze(-1), torch.log1p(slope * (1 - h * h))
+            a = monotone_root(f, target, target - slope.abs(), target + slope.abs())
+            h = torch.tanh(a + b).unsqueeze(-1)
+            rest = torch.addcmul(rest[..., :i], h, between[..., :i, i], value=-1)
+            folds.insert(0, h)
+        return self._folded(z, torch.cat(folds, -1), theta, -1)
+
+    def _folded(self, x: Tensor, h: Tensor, theta: Theta, side: int) -> tuple[Tensor, Tensor]:
+        """x ± Σ_i û_i h_i and log |det| of all folds."""
+        log_det = torch.log1p(theta["slope"] * (1 - h * h)).sum(-1)
+        return x + side * affine(h, theta["u"].mT), log_det

@@ -33,7 +33,7 @@ class Sylvester(Flow):
 
     Example:
         >>> Sylvester(5, length=2, num_columns=3).num_params
-        64
+        70
     """
 
     def __init__(
