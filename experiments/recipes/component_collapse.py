@@ -18,8 +18,8 @@ from zoo.models.vae import VAE
 
 # scale -> data, rows, steps, hidden units, latents, depths
 SIZES: dict[str, tuple[str, int, int, int, int, tuple[int, ...]]] = {
-    "smoke": ("digits", 200, 20, 16, 8, (1, 2)),
-    "cpu": ("static_mnist", 10_000, 4000, 200, 32, (1, 2, 4)),
+    "smoke": ("digits", 100, 10, 8, 4, (1, 2)),
+    "cpu": ("static_mnist", 10_000, 2000, 200, 32, (1, 2, 4)),
     "gpu": ("static_mnist", 50_000, 40_000, 400, 50, (1, 2, 4, 6)),
 }
 ACTIVE = 0.01  # nats: a unit below carries nothing
@@ -106,8 +106,8 @@ def _figure(curves: list[tuple[int, str, Tensor, Tensor]], depths: tuple[int, ..
     for depth, way, kl, weight in curves:
         column = depths.index(depth)
         order = kl.argsort(descending=True)
-        axes[0, column].plot(kl[order], "o-", markersize=3, color=colours[way], label=way)
-        axes[1, column].plot(weight[order], "o-", markersize=3, color=colours[way])
+        axes[0, column].plot(kl[order].numpy(), "o-", markersize=3, color=colours[way], label=way)
+        axes[1, column].plot(weight[order].numpy(), "o-", markersize=3, color=colours[way])
     for column, depth in enumerate(depths):
         axes[0, column].set_title(f"{depth} hidden layer{'s' if depth > 1 else ''}", fontsize=10)
         axes[0, column].axhline(ACTIVE, color="#999999", linewidth=0.8)
