@@ -12,7 +12,7 @@ from zoo._model_checks import close, ensure
 
 NUM_DRAWS = 20_000
 LATTICES = {1: (10_946, 1), 2: (46_368, 1, 28_657)}  # points, and the step along each axis
-CHUNK = 15_000  # points of a grid that are scored side by side
+CHUNK = 5000  # points of a grid that are scored side by side
 
 
 def check(family: Any) -> None:
