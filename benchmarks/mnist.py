@@ -25,10 +25,10 @@ FIT = (
     "--eval-rows 500 --eval-particles 200"
 )
 GUIDES = (
-    "compare vae --data static_mnist --family mean_field,full_rank,planar:8,iaf:2,spline:2 "
-    "--inference amortized,per_datapoint --steps 4000 --lr 2e-3 --batch-size 100 "
-    "--infer-steps 800 --eval-rows 100 --eval-particles 1000 "
-    "--inference.hidden 200,200 --inference.activation tanh"
+    "compare vae --data static_mnist --inference.hidden 200,200 --inference.activation tanh "
+    "--family mean_field/per_datapoint,full_rank/per_datapoint,planar:8/per_datapoint,"
+    "mean_field/amortized,full_rank/amortized,iaf:2/amortized --steps 3000 --lr 2e-3 "
+    "--batch-size 100 --infer-steps 1200 --eval-rows 48 --eval-particles 500"
 )
 PUBLISHED = {"mean_field": -97.10, "iaf": -95.33}
 
