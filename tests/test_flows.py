@@ -329,18 +329,33 @@ def test_stacked_flows_score_their_draws(float64: Any) -> None:
     elbo(model, guide, data.batch()).backward()
 
 
+@pytest.mark.parametrize("scale", [3.0, 10.0])
+def test_a_sigmoidal_map_far_from_its_start_is_inverted(scale: float) -> None:
+    """Steep sigmoids far apart: the root is found wherever the bracket is wide."""
+    flow: Any = build("families", "neural_autoregressive", 1, length=1)
+    c = scale * torch.randn(2000, 24, dtype=torch.float64)
+    u = torch.randn(2000, dtype=torch.float64)
+    z, log_slope = flow.transform(u, c)
+    again, same = flow.inverse(z, c)
+    torch.testing.assert_close(flow.transform(again, c)[0], z, rtol=1e-9, atol=1e-9)
+    steep = log_slope > -7  # a flatter one tells less of u than a number has digits
+    torch.testing.assert_close(same[steep], log_slope[steep], rtol=0, atol=1e-6)
+
+
 WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("planar:0", {}, "length counts layers from 1"),
     ("planar:x", {}, "takes its length after the colon"),
     ("planar:3", {"length": 4}, "says length already"),
     ("planar", {"flow": "both"}, "kappa or shared"),
     ("planar+mean_field", {}, "stacks flows, and 'mean_field' is none"),
+    ("planar+", {}, "lacks a flow beside a plus"),
     ("planar+planer", {}, "Did you mean 'planar'"),
     ("iaf", {"context_dim": -1}, "context_dim"),
     ("iaf", {"hidden": [0]}, "widths of layers"),
     ("sylvester", {"orthogonal": "qr"}, "orthogonal, householder or triangular"),
     ("sylvester", {"num_columns": 0}, "count from 1"),
-    ("spline", {"num_bins": 1}, "2 bins or more"),
+    ("spline", {"num_bins": 1}, "2 to 99 bins"),
+    ("spline", {"num_bins": 100}, "2 to 99 bins"),
     ("neural_autoregressive", {"num_sigmoids": 0}, "counts from 1"),
 ]
 

@@ -58,7 +58,7 @@ class NeuralAutoregressive(Autoregressive, Flow):
             return value, log_slope.exp()
 
         each = (z.unsqueeze(-1) - b) / a
-        u = monotone_root(f, z, each.amin(-1), each.amax(-1), halvings=4)
+        u = monotone_root(f, z, each.amin(-1), each.amax(-1), halvings=20, steps=6)
         return u, _logit_of_mixture(u, log_w, a, b)[1]
 
 

@@ -45,8 +45,11 @@ class Spline(Autoregressive, Flow):
         num_bins: int = 8,
         bound: float = 4.0,
     ):
-        if num_bins < 2 or bound <= 0:
-            raise ValueError(f"a spline has 2 bins or more and bound > 0, got {num_bins}, {bound}")
+        if not 2 <= num_bins < 1 / _LEAST or bound <= 0:
+            raise ValueError(
+                f"a spline has 2 to {round(1 / _LEAST) - 1} bins, each of a share of {_LEAST} or "
+                f"more, and bound > 0; got {num_bins}, {bound}"
+            )
         start = torch.zeros(3 * num_bins - 1)
         super().__init__(dim, init_scale, length, flow, context_dim, hidden, start)
         self.num_bins, self.bound = num_bins, bound
