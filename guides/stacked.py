@@ -60,7 +60,7 @@ def stacked(name: str) -> type[Stacked]:
     """The class behind a word such as ``planar:4+iaf:2``, with the options of its parts.
 
     Raises:
-        ValueError: a part that is no word, or no flow.
+        ValueError: a part that is missing, no word, or no flow.
 
     Example:
         >>> stacked("planar:4+iaf:2")(3, context_dim=5).num_params
@@ -69,6 +69,8 @@ def stacked(name: str) -> type[Stacked]:
     words = tuple(word.strip() for word in name.split("+"))
     options: dict[str, Any] = {}
     for word in words:
+        if not word:
+            raise ValueError(f"{name!r} lacks a flow beside a plus; try planar:4+iaf:2")
         target = resolve("families", word)
         if not issubclass(target, Flow):
             raise ValueError(f"{name!r} stacks flows, and {word!r} is none")

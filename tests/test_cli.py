@@ -18,7 +18,7 @@ import yaml
 from experiments import cli, runs
 from experiments.runs import Spec
 from experiments.shell import options as _options
-from experiments.shell.parser import Line, UsageError, type_name
+from experiments.shell.parser import Line, UsageError, build, parse, type_name
 from zoo import load, registry
 from zoo.fitting import fit
 
@@ -405,6 +405,7 @@ class TestErrors:
             ("fit", "which model? There are bayesian_gmm"),
             ("fit pcca", "no model 'pcca'. Did you mean 'ppca'"),
             ("fit ppca gmm", "one model, please: got ppca gmm"),
+            ("fit vae --data iris --family planar+", "lacks a flow beside a plus"),
             ("fit ppca --family lowrank", "Did you mean 'low_rank'"),
             ("fit ppca --inference amortised", "Did you mean 'amortized'"),
             ("fit ppca --objective elbow", "Did you mean 'elbo'"),
@@ -414,6 +415,8 @@ class TestErrors:
             ("fit ppca --model.latent_dims 3", "Did you mean --model.latent_dim?"),
             ("fit ppca --model.num_components 3", "there are --model.latent_dim, --model.init"),
             ("fit ppca --steps", "--steps needs a value"),
+            ("fit vae --model.latent_dim --lr 1", "--model.latent_dim needs a value"),
+            ("fit vae --model.likelihood", "--model.likelihood needs a value"),
             ("fit ppca --steps --lr 1", "--steps needs a value"),
             ("fit ppca --lr x", "--lr: expected a finite number, got 'x'"),
             ("fit ppca --steps 1.5", "--steps: expected a whole number, got '1.5'"),
@@ -547,6 +550,17 @@ class TestParser:
         ):
             line = Line.read(words, [])
             assert line.values == {"--num_particles": "3", "--model.latent_dim": "2"}
+
+    def test_a_flag_of_a_class_may_stand_alone(self) -> None:
+        words = {"model": ["vae"], "family": ["hamiltonian:3"]}
+        options = _options.collect(Spec, words)
+        line = Line.read(["vae", "--model.gated", "--family.metropolis", "--lr", "1"], [])
+        given = parse(build("zoo fit", "", "", "", options), options, line)
+        assert given["model_options"] == {"gated": True}
+        assert given["family_options"] == {"metropolis": True}
+        with pytest.raises(UsageError, match="--model.hidden needs a value"):
+            line = Line.read(["vae", "--model.hidden"], [])
+            parse(build("zoo fit", "", "", "", options), options, line)
 
     def test_a_flag_alone_is_true_and_takes_no_word(self) -> None:
         options = _options.collect(Spec, {})

@@ -182,7 +182,7 @@ def _words(
     for part in PARTS:  # --model.likelihood, whose own options follow from it
         inner = (config.get("model_options") or {}).get(part)
         word = line.values.get(f"--model.{part}", inner)
-        found[f"model.{part}"] = [word] if isinstance(word, str) else []
+        found[f"model.{part}"] = [word] if isinstance(word, str) and word else []
     pairs = [word.partition("/") for word in found["family"]]  # compare's full_rank/amortized
     found["family"] = [family for family, _, _ in pairs]
     if not found["inference"] and "inference" in parameters and found["model"]:

@@ -48,6 +48,8 @@ class Line:
     def read(cls, argv: Sequence[str], known: Sequence[Option]) -> Line:
         """Takes a command line apart; options that are not known are taken to have a value.
 
+        One of a class (``--model.gated``) may stand alone: "" then, until `parse` knows its type.
+
         Raises:
             UsageError: an option without its value.
 
@@ -73,7 +75,7 @@ class Line:
                     value = "true"
                 elif follows:
                     value = rest.pop(0)
-                elif not line.help and not (rest and rest[0] in ("-h", "--help")):
+                elif not (line.help or "." in flag or (rest and rest[0] in ("-h", "--help"))):
                     raise UsageError(f"{word} needs a value")
             line.values[flag] = value
         return line
@@ -138,6 +140,10 @@ def parse(
         if flag not in by_flag:
             raise UsageError(_unknown(flag, options))
         option = by_flag[flag]
+        if not value and "." in flag:
+            if not option.is_bool:
+                raise UsageError(f"{option.flag} needs a value")
+            value = "true"
         listed = option.is_sequence and not value.startswith("[")
         arguments.append((option, value, f"[{value}]" if listed else value))
     result: dict[str, Any] = {}
