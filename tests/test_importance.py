@@ -369,3 +369,15 @@ def test_a_point_mass_has_no_ladder() -> None:
     model, data = linear()
     with pytest.raises(ValueError, match="point mass"):
         importance_ladder(model, Guide(model, data, "delta"), data)
+
+
+@pytest.mark.parametrize("score", [importance_ladder, evaluate])
+def test_grey_levels_are_not_scored_by_bernoulli(score: Any) -> None:
+    """Neither in the first rows nor in the last."""
+    model, data = VAE.example()
+    guide = Guide(model, data)
+    x = data["x"].clone()
+    x[-1, -1] = 0.4
+    with pytest.raises(ValueError, match="binarize grey levels"):
+        score(model, guide, x, num_particles=20)
+    score(model, guide, data, num_particles=20)

@@ -15,8 +15,10 @@ from zoo.context import seeded, stream, validation
 from zoo.data import Batch, Dataset, as_dataset
 from zoo.estimate import Estimate
 from zoo.model import Model, as_model
+from zoo.particles import simulate
 from zoo.progress import counting
 from zoo.sums import Sums
+from zoo.weights import log_weights
 
 EVALUATION = "evaluation"  # the stream of ``evaluate``
 
@@ -115,7 +117,8 @@ def importance_ladder(
         progress: a bar; None shows one on a terminal.
 
     Raises:
-        ValueError: a point mass as the guide; a level outside 1 … K/2; as ``log_weights``.
+        ValueError: a point mass as the guide; a level outside 1 … K/2; a value outside the support
+            of its likelihood; as ``log_weights``.
 
     Reference: Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", 2016.
 
@@ -198,6 +201,8 @@ def sweep(
     """
     top, parts = levels[-1], []
     with seeded(stream(seed, purpose), model.device), validation(False):
+        for batch in data.batches(min(64, 1 + max_elements // 4096)):
+            _check(model, guide, batch.to(model.device))
         paired = purpose == EVALUATION
         cut = plan(model, guide, data, top, num_outer, max_elements, of_model=paired)
         torch.manual_seed(stream(seed, purpose))
@@ -213,6 +218,16 @@ def sweep(
         for which in (0, 1)
     )
     return Ladder(levels, bounds, gaps, cut.outer, predictive, seed)
+
+
+def _check(model: Model, guide: Callable[[Batch], Any], batch: Batch) -> None:
+    """ValueError for rows outside the support of their likelihood, which would score all the same.
+
+    Only the data are looked at: one draw of the latents is given to the model.
+    """
+    drawn = log_weights(model, guide, batch).values
+    with validation(True):
+        simulate(model, batch, given={name: {"value": value} for name, value in drawn.items()})
 
 
 def gather(parts: Sequence[tuple[Tensor, Tensor]], outer: int) -> Estimate:
