@@ -251,7 +251,7 @@ def test_labels_and_missing_entries_go_together() -> None:
 
 def test_a_conditional_model_asks_for_y() -> None:
     data = Dataset(torch.randn(9, 3), labels=torch.arange(9) % 2)
-    with pytest.raises(ValueError, match=r"data.with_values\(y=...\), such as y=data.labels"):
+    with pytest.raises(ValueError, match=r"the data have x, no labels.*data.with_values\(y=...\)"):
         ConditionalVAE.for_data(data)
     model = ConditionalVAE.for_data(data.with_values(y=data.labels), latent_dim=2)
     assert model.options["condition_dim"] == 2

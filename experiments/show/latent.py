@@ -42,7 +42,7 @@ def scatter(features: Tensor, labels: Tensor | None, title: str = "") -> Figure:
         for place, label in enumerate(classes.tolist()):
             points = plane[rows][labels.cpu()[rows] == label].T.numpy()
             axes.scatter(*points, color=f"C{place % 10}", label=str(label), **style)
-        figure.legend(loc="outside right upper", markerscale=2)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), markerscale=2)
     axes.set(xlabel=names[0], ylabel=names[1])
     if title:
         figure.suptitle(title, fontsize=9)

@@ -110,8 +110,9 @@ class ConditionalVAE(VAE):
         """The width of y, and what `VAE` reads off the data."""
         if "y" not in data.names:
             raise ValueError(
-                f"{cls.__name__} is a model given y, and the data have {list(data.names)}; add "
-                "labels or covariates by data.with_values(y=...), such as y=data.labels"
+                f"{cls.__name__} is a model given y, and the data have {', '.join(data.names)}, no "
+                "labels; take data with classes (--label-column names that of a table), or add "
+                "labels or covariates by data.with_values(y=...)"
             )
         y = data["y"]
         flat = y.is_floating_point()

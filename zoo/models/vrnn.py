@@ -22,7 +22,8 @@ SOFTPLUS_ONE = 0.5413248546129181  # softplus of it is 1
 
 
 class VRNN(Model):
-    """z_t ~ N(μ_t, diag σ_t²),  x_t ~ p(x | f(φ_z(z_t), h_{t-1})),  t = 1 … T, where
+    """z_t ~ N(μ_t, diag σ_t²),  x_t ~ p(x | f(φ_z(z_t), h_{t-1})),  t = 1 … T.
+
     (μ_t, σ_t) = `prior_net`(h_{t-1}),  h_t = GRU([φ_x(x_t), φ_z(z_t)], h_{t-1}),  h_0 = 0.
 
     The model is written in its noise: site "z" is ε = (ε_1, …, ε_T) ~ N(0, I), of shape (T, d), and
@@ -77,7 +78,7 @@ class VRNN(Model):
         if likelihood is None or num_steps is None:
             raise ValueError(
                 "VRNN needs num_steps and a likelihood, such as num_steps=28, likelihood="
-                "'bernoulli'; VRNN.for_data(data) takes both from sequences or images"
+                "'bernoulli' (--model.num_steps 28); sequences (N, T, D) and images say both"
             )
         for name, value in (("latent_dim", latent_dim), ("num_steps", num_steps)):
             check_size(name, value)
