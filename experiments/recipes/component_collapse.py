@@ -113,6 +113,8 @@ def _figure(curves: list[tuple[int, str, Tensor, Tensor]], depths: tuple[int, ..
         axes[0, column].axhline(ACTIVE, color="#999999", linewidth=0.8)
         axes[0, column].set_yscale("symlog", linthresh=0.01)
         axes[1, column].set_xlabel("unit, by falling KL")
+        for row in axes[:, column]:
+            row.locator_params(axis="x", integer=True)
     axes[0, 0].set_ylabel("KL of the unit, nats")
     axes[1, 0].set_ylabel("‖W_j‖ of the decoder")
     axes[0, 0].legend(fontsize=8)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, which the colour-blind tell apart; the reference is black.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#666666")
 DASHES = ("-", (0, (5, 2)), (0, (2, 1.5)), "-.", (0, (6, 2, 1, 2, 1, 2)))
+CROWDED = 8  # guides, above which each has one line of text
 STYLE: dict[str, Any] = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9}
 
 
@@ -39,7 +40,8 @@ def comparison_figure(comparison: Comparison) -> Figure:
         only_gaps = view is None and not shared
         plane = view is not None and view.cloud is not None
         widths = [1.0] if only_gaps else [1.0, 1.0, 1.35] if plane else [1.0, 1.6]
-        figure = Figure(figsize=(7 if only_gaps else 15 if plane else 12, 5.6), dpi=140)
+        tall = max(5.6, 0.32 * len(comparison.outcomes))
+        figure = Figure(figsize=(7 if only_gaps else 15 if plane else 12, tall), dpi=140)
         figure.set_layout_engine("constrained", w_pad=0.08, wspace=0.04)
         parts = figure.subfigures(1, len(widths), width_ratios=widths, squeeze=False)[0]
         looks = _looks(comparison)
@@ -91,6 +93,7 @@ def _gaps(axes: Any, comparison: Comparison, looks: dict[Any, Any]) -> None:
     sides = ["test", "train"] if comparison.split.test is not None else ["train"]
     known, gaps = comparison.known, comparison.gaps
     order = [cell for cell in comparison.ranked if comparison.figure(cell, sides[0], "elbo")]
+    crowded = len(order) > CROWDED
     for y, cell in enumerate(order):
         colour = looks[cell][0]
         for side, shift in zip(sides, (-0.12, 0.12), strict=False):
@@ -108,17 +111,18 @@ def _gaps(axes: Any, comparison: Comparison, looks: dict[Any, Any]) -> None:
                 markersize=7 if filled else 6,
                 capsize=3,
             )
-            text = number(value, 3)
+            if crowded and not filled:
+                continue  # two figures a line would run into each other
             axes.annotate(
-                text,
+                number(value, 3),
                 (value[0] + 2 * value[1], y + shift),
                 xytext=(8, 0),
                 textcoords="offset points",
                 va="center",
-                fontsize=8,
+                fontsize=7 if crowded else 8,
                 color=colour if filled else LIGHT,
             )
-    names = [cell.label.replace(" / ", "\n") for cell in order]
+    names = [cell.label if crowded else cell.label.replace(" / ", "\n") for cell in order]
     axes.set_yticks(range(len(order)), names, fontsize=9 if len(order) <= 6 else 7)
     axes.set_ylim(len(order) - 0.5, -0.5)
     axes.margins(x=0.12)

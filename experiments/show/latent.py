@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import torch
@@ -45,7 +46,7 @@ def scatter(features: Tensor, labels: Tensor | None, title: str = "") -> Figure:
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), markerscale=2)
     axes.set(xlabel=names[0], ylabel=names[1])
     if title:
-        figure.suptitle(title, fontsize=9)
+        figure.suptitle(textwrap.fill(title, 80), fontsize=9)
     return figure
 
 
