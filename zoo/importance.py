@@ -199,23 +199,31 @@ def sweep(
         purpose: which stream of random numbers of ``seed`` is drawn from; in that of
             ``EVALUATION`` all guides of a model get the same pieces.
     """
-    top, parts = levels[-1], []
+    top, start, places = levels[-1], 0, []
     with seeded(stream(seed, purpose), model.device), validation(False):
         for batch in data.batches(min(64, 1 + max_elements // 4096)):
             _check(model, guide, batch.to(model.device))
         paired = purpose == EVALUATION
         cut = plan(model, guide, data, top, num_outer, max_elements, of_model=paired)
         torch.manual_seed(stream(seed, purpose))
+        # One block for all that is kept: small tensors among large ones would split the heap.
+        shape = (2, len(levels), 2, cut.outer, len(data))
+        kept = torch.empty(shape, dtype=torch.float64, device=model.device)
         with counting("draws", len(data) * top, progress) as advance:
             for batch in data.batches(cut.rows):
                 batch, sums = batch.to(model.device), Sums(levels)
                 for weights in pieces(model, guide, batch, top, cut):
                     sums.add(weights)
                     advance(len(batch) * weights.local.shape[-2])
-                parts.append(sums.result(predictive))
+                place = slice(start, start + len(batch))
+                for figures, row in zip(kept, sums.result(predictive), strict=True):
+                    for figure, (value, variance) in zip(figures, row, strict=True):
+                        figure[0, :, place], figure[1, :, place] = value, variance
+                places.append(place)
+                start = place.stop
     bounds, gaps = (
-        tuple(gather([part[which][i] for part in parts], cut.outer) for i in range(len(levels)))
-        for which in (0, 1)
+        tuple(gather([(v[:, p], s[:, p]) for p in places], cut.outer) for v, s in figures)
+        for figures in kept
     )
     return Ladder(levels, bounds, gaps, cut.outer, predictive, seed)
 
