@@ -123,6 +123,7 @@ def evaluate(
         "nll": {**ladder.iwae.as_dict(), "mean": -ladder.iwae.mean},
         "exact": None if exact is None else exact.as_dict(),
         "kl_to_posterior": ladder.kl.as_dict(),
+        "with_auxiliaries": not guide.scores,  # KLs of z and the momenta that it was drawn with
         "bits_per_dimension": _bits(trained, data, ladder, notes),
         **_latents(trained, guide, data, seed, notes),
         "clustering": _clusters(guide, data),

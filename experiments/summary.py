@@ -98,6 +98,12 @@ def _notes(spec: Spec, guide: Guide) -> list[str]:
         notes.append(
             f"the weights are an exponential moving average of those of the steps ({ema:g})"
         )
+    if guide.refines:
+        notes.append(
+            "bounds are those of the Gaussian that the Markov chains start from; the chains serve "
+            "draws"
+            + ("" if spec.objective == "mcmc" else ", and training only by --objective mcmc")
+        )
     word = spec.objective.partition(":")[0]
     if word in ("mle", "em") and local.dim and spec.family != "exact":
         notes.append(f"{word} trains no guide: elbo and iwae are those of an untrained one")

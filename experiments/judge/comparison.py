@@ -184,6 +184,8 @@ class Comparison:
                 f"gap = IWAE − ELBO, IWAE of {which}: a lower bound on KL(q(z) ‖ p(z|x)), nats per "
                 "datapoint."
             )
+        if self.gaps and not all(o.guide.scores for o in self._runs):
+            lines.append("A hamiltonian's gap is of z and its momenta: no less than that of z.")
         if self.mode == "fixed":
             lines.append(
                 f"One frozen model ({self.source}): differences between guides are inference gaps."

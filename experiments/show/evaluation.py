@@ -62,14 +62,17 @@ def _figures(content: Content) -> list[tuple[str, str, str]]:
         found.append(
             ("bits per dimension", _number(bits), f"NLL/(D ln 2), {bits['levels']} grey levels")
         )
+    extended = content.get("with_auxiliaries", False)
+    z = "z, v" if extended else "z"  # momenta that z was drawn with
     found.append(
         (
-            "KL(q(z|x) ‖ p(z|x))",
+            f"KL(q({z}|x) ‖ p({z}|x))",
             f"≥ {_number(content['kl_to_posterior'])}",
-            f"lower bound: IWAE {K} − ELBO",
+            f"lower bound: IWAE {K} − ELBO"
+            + ("; z alone has no more than the whole" if extended else ""),
         )
     )
-    if kl := content["kl"]:
+    if (kl := content["kl"]) and not extended:
         found.append(("KL(q(z|x) ‖ p(z))", _number(kl["total"]), f"estimate, {rows}"))
     if mutual := content["mutual_information"]:
         few = f"estimate on {mutual['num_rows']} rows"
