@@ -348,6 +348,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("planar:3", {"length": 4}, "says length already"),
     ("planar", {"flow": "both"}, "kappa or shared"),
     ("planar+mean_field", {}, "stacks flows, and 'mean_field' is none"),
+    ("planar+", {}, "lacks a flow beside a plus"),
     ("planar+planer", {}, "Did you mean 'planar'"),
     ("iaf", {"context_dim": -1}, "context_dim"),
     ("iaf", {"hidden": [0]}, "widths of layers"),
