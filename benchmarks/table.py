@@ -91,8 +91,8 @@ def linear_vae() -> list[str]:
     runs = read("linear_vae")["runs"]
     lines = [
         "A linear Gaussian VAE on wine, d=2, with a linear encoder is PPCA (`linear_vae`): "
-        "log p(x) of the trained model less that of PPCA's maximum likelihood, and log p(x) − ELBO, "
-        "which holds the amortization gap; nats per datum.",
+        "log p(x) of the trained model less that of PPCA's maximum likelihood, and the gap "
+        "log p(x) − ELBO, which holds the amortization gap; nats per datum.",
         "",
         "| family | train | test | gap, test rows | steps |",
         "|---|---|---|---|---|",
