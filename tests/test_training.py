@@ -17,6 +17,7 @@ from zoo.backward import Backward
 from zoo.context import half_layers
 from zoo.images import Images
 from zoo.kl_weight import training_note
+from zoo.models.gmm import GMM
 from zoo.models.ppca import PPCA
 from zoo.objectives.bounds import elbo
 from zoo.optim import learning_rate, make_optimizers
@@ -420,3 +421,23 @@ def test_a_step_with_a_warm_up_does_not_wait_for_the_gpu() -> None:
     finally:
         torch.cuda.set_sync_debug_mode("default")
         torch.distributions.Distribution.set_default_validate_args(before)
+
+
+@pytest.mark.parametrize(("rows", "size"), [(5000, 5000), (5001, 128)])
+def test_rows_a_step_where_nothing_is_said(rows: int, size: int) -> None:
+    seen: list[int] = []
+
+    def loss(model: Any, guide: Any, batch: Any) -> Any:
+        seen.append(len(batch))
+        return elbo(model, guide, batch)
+
+    data = torch.randn(rows, 2)
+    model = PPCA(2, 1)
+    fit(model, Guide(model, data, "exact"), data, loss, steps=1, progress=False)
+    assert seen == [size]
+
+
+def test_em_takes_all_rows_however_many() -> None:
+    data = torch.randn(5001, 2)
+    model = GMM(2, 2)
+    assert fit(model, None, data, "em", steps=1, progress=False).steps == 1

@@ -21,6 +21,8 @@ from zoo.registry import resolve
 
 __all__ = ["FitResult", "NonFiniteLossError", "bind_objective", "fit", "pick_device"]
 
+WHOLE = 5000  # rows that a step takes together where nothing is said
+
 
 def fit(
     model: Model | Callable[..., Any],
@@ -69,7 +71,7 @@ def fit(
             ``(model, guide, batch) -> loss``, or an instance of Pyro's (``Trace_ELBO()``).
         steps: optimizer steps; or give ``epochs``. 1000 steps by default.
         epochs: passes over the data.
-        batch_size: rows a step; all by default.
+        batch_size: rows a step; by default all of up to 5000 rows, and 128 of more.
         lr: the learning rate at step 0, for losses in nats per datapoint.
         optimizer: ``adam``, ``adamw``, ``sgd`` or ``rmsprop``.
         schedule: ``constant``, ``cosine``, ``linear`` or ``exponential``, to lr/1000 at the end;
@@ -132,7 +134,8 @@ def fit(
     learning_rate(schedule, lr, 0, 1)
     if min(1 if batch_size is None else batch_size, 1 if clip is None else clip) <= 0:
         raise ValueError(f"batch_size and clip are positive, got {batch_size} and {clip}")
-    rows = min(batch_size or len(data), len(data))
+    whole = len(data) <= WHOLE or name == "em"  # which has no minibatches
+    rows = min(batch_size or (len(data) if whole else 128), len(data))
     per_epoch = -(-len(data) // rows)
     total = steps if steps is not None else epochs * per_epoch if epochs is not None else 1000
     settings = Settings(
