@@ -21,7 +21,8 @@ from zoo.store import RunError
 
 CONFIG = "config.yaml"
 OF_SPEC = ("objective", "seed", "device", "freeze", "out", "resume")  # of fit, not its options
-ONLY_PYTHON = ("encoder", "held_out", "callbacks", "objective_options")  # no word can give these
+# No word can give these.
+ONLY_PYTHON = ("encoder", "classes", "held_out", "callbacks", "objective_options")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from experiments.shell.options import Option
 from experiments.shell.types import expected, type_name
 from zoo.registry import unknown
 
+ALONE = "\0"  # in the place of a value
 BOOLEANS = ("true", "false", "yes", "no")
 
 
@@ -48,7 +49,7 @@ class Line:
     def read(cls, argv: Sequence[str], known: Sequence[Option]) -> Line:
         """Takes a command line apart; options that are not known are taken to have a value.
 
-        One of a class (``--model.gated``) may stand alone: "" then, until `parse` knows its type.
+        One of a class (``--model.gated``) may stand alone, until `parse` knows its type.
 
         Raises:
             UsageError: an option without its value.
@@ -75,7 +76,9 @@ class Line:
                     value = "true"
                 elif follows:
                     value = rest.pop(0)
-                elif not (line.help or "." in flag or (rest and rest[0] in ("-h", "--help"))):
+                elif "." in flag:
+                    value = ALONE
+                elif not (line.help or (rest and rest[0] in ("-h", "--help"))):
                     raise UsageError(f"{word} needs a value")
             line.values[flag] = value
         return line
@@ -140,7 +143,7 @@ def parse(
         if flag not in by_flag:
             raise UsageError(_unknown(flag, options))
         option = by_flag[flag]
-        if not value and "." in flag:
+        if value == ALONE:
             if not option.is_bool:
                 raise UsageError(f"{option.flag} needs a value")
             value = "true"
