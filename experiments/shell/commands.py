@@ -11,7 +11,16 @@ from typing import Any
 
 from experiments.runs import Outcome, Spec, complete, read_config, run
 from experiments.shell.options import CLASSES, PARTS, Option, collect, of, summary_of
-from experiments.shell.parser import Line, UsageError, build, canonical, merge, parse, validate
+from experiments.shell.parser import (
+    ALONE,
+    Line,
+    UsageError,
+    build,
+    canonical,
+    merge,
+    parse,
+    validate,
+)
 from experiments.show import report
 from experiments.show.identified import identified_tables, record_identified
 from experiments.spec import inference_of
@@ -182,7 +191,7 @@ def _words(
     for part in PARTS:  # --model.likelihood, whose own options follow from it
         inner = (config.get("model_options") or {}).get(part)
         word = line.values.get(f"--model.{part}", inner)
-        found[f"model.{part}"] = [word] if isinstance(word, str) and word else []
+        found[f"model.{part}"] = [] if word in (None, "", ALONE) else [word]
     pairs = [word.partition("/") for word in found["family"]]  # compare's full_rank/amortized
     found["family"] = [family for family, _, _ in pairs]
     if not found["inference"] and "inference" in parameters and found["model"]:
