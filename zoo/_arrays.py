@@ -121,8 +121,19 @@ def visits(size: int, batch_size: int, seed: int, epoch: int) -> Tensor:
     """(N,): the rows in the order of an epoch, their own where one batch holds them all."""
     if batch_size >= size:
         return torch.arange(size)
-    state = np.random.SeedSequence([seed % 2**64, epoch]).generate_state(1, np.uint64)
-    return torch.randperm(size, generator=torch.Generator().manual_seed(int(state[0])))
+    return torch.randperm(size, generator=_generator(seed, epoch))
+
+
+def shuffles(size: int, count: int, seed: int, epoch: int) -> Tensor:
+    """(count,): rows that go round in one fresh order after the other, apart from `visits`."""
+    generator = _generator(seed, epoch, 1)
+    rounds = [torch.randperm(size, generator=generator) for _ in range(-(-count // size))]
+    return torch.cat(rounds)[:count]
+
+
+def _generator(seed: int, *words: int) -> torch.Generator:
+    state = np.random.SeedSequence([seed % 2**64, *words]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]))
 
 
 def only_device(device: Device | torch.dtype) -> Device:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import Any
 
@@ -19,7 +19,9 @@ class Backward:
 
     The rows are split in M parts of nearly the same size. The gradient is that of the undivided
     batch, Σ_m (B_m/B) ∇ loss_m, for every loss that is a mean over rows, with the memory of one
-    part. During a warm-up of W steps the KL weight of step t = 0, 1, … is β t/W, a tensor.
+    part. Where only some rows have labels, those with and those without are split apart, each loss
+    in nats per row of its kind: Σ_kind (N_kind/N) Σ_m (B_m/B_kind) ∇ loss_m. During a warm-up of W
+    steps the KL weight of step t = 0, 1, … is β t/W, a tensor.
 
     Args:
         loss_of: ``(model, guide, batch) -> loss``, in nats per datapoint.
@@ -28,6 +30,7 @@ class Backward:
         accumulate: M.
         warm_up: W.
         half: whether layers compute in bfloat16.
+        labelled_rows: the labelled rows of a step, where only some rows have labels.
 
     Attributes:
         batch: the part that was last looked at.
@@ -46,12 +49,14 @@ class Backward:
         accumulate: int = 1,
         warm_up: int = 0,
         half: bool = False,
+        labelled_rows: int | None = None,
     ):
         self.loss_of, self.data, self.whole = loss_of, data, whole
         self.accumulate, self.warm_up, self.half = accumulate, warm_up, half
+        self.labelled_rows = labelled_rows
         self.beta = kl_weight_of(loss_of) if warm_up else 1.0
         kept = whole and accumulate == 1 and not data.dynamic
-        self.everything = data.batch() if kept else None
+        self.everything = list(data.parts(None)) if kept else None
         self.batch: Batch | None = None
         self.drawn_from = torch.get_rng_state()
 
@@ -59,31 +64,29 @@ class Backward:
         """The loss of the rows ``index``, (); stops at a part whose loss is not finite (CPU)."""
         options = self.options(step)
         total = torch.zeros((), device=self.data.device)
-        for batch in self.parts(index):
+        for batch, weight in self.parts(index):
             self.batch, self.drawn_from = batch, torch.get_rng_state()
             with half_layers(self.data.device) if self.half else nullcontext():
                 loss = self.loss_of(model, guide, batch, **options)
-            if self.accumulate > 1:
-                if not loss.requires_grad:
-                    raise ValueError(
-                        "accumulate needs a loss that can be differentiated, and this objective "
-                        "has none (or no free parameter); leave accumulate out"
-                    )
-                loss = loss * (len(batch) / len(index))
+            if self.accumulate > 1 and not loss.requires_grad and not self.data.partial:
+                raise ValueError(
+                    "accumulate needs a loss that can be differentiated, and this objective "
+                    "has none (or no free parameter); leave accumulate out"
+                )
+            loss = loss if weight == 1 else loss * weight
             if loss.requires_grad:
                 loss.backward()
-            total = total + loss.detach() if self.accumulate > 1 else loss.detach()
+            total = loss.detach() if weight == 1 else total + loss.detach()
             if self.data.device.type == "cpu" and not torch.isfinite(total):
                 break
         return total
 
-    def parts(self, index: Tensor) -> Iterator[Batch]:
-        """The batches of a step."""
-        if self.accumulate == 1:
-            yield self.everything or self.data.batch(None if self.whole else index)
-            return
-        for part in index.tensor_split(min(self.accumulate, len(index))):
-            yield self.data.batch(part)
+    def parts(self, index: Tensor) -> Iterable[tuple[Batch, float]]:
+        """The batches of a step, with their weights in its loss."""
+        if self.everything is not None:
+            return self.everything
+        rows = None if self.whole else index
+        return self.data.parts(rows, self.accumulate, self.labelled_rows)
 
     def options(self, step: int) -> dict[str, Tensor]:
         """The KL weight of a step within the warm-up, filled in on the device."""

@@ -15,16 +15,19 @@ from zoo._arrays import Device, moved, only_device
 class Batch(Mapping[str, Tensor]):
     """B of the N rows of a data set; a mapping from names to tensors.
 
-    Formula: sum over all rows ≈ scale · sum over the batch, with scale = N / B.
+    Formula: sum over all rows ≈ scale · sum over the batch, with scale = N / B. Where values are
+    known for some rows only, a batch has rows of one kind, labelled or unlabelled: N_kind takes
+    the place of N, and the mean over all rows is Σ_kind share · mean over the rows of the kind.
 
     Args:
         values: name -> (B, *event), observed sites and inputs; no NaN inside.
         index: (B,) long, the rows' places in the data set.
-        size: N, the number of rows that the batch stands for.
+        size: N, the number of rows that the batch stands for; of its kind, where there are two.
         observed: name -> (B, *event) bool, False where the entry is missing (`values` holds a
             filler there); only for names with missing entries.
         fingerprint: tells the data sets that rows come from apart.
         scaled: False where the rows stand for themselves, though `size` is still N.
+        share: N_kind / N, the part of all rows that `size` is.
 
     `len(batch)` is B, while iteration runs over the names.
 
@@ -40,6 +43,7 @@ class Batch(Mapping[str, Tensor]):
     observed: dict[str, Tensor] = field(default_factory=dict)
     fingerprint: int = 0
     scaled: bool = True
+    share: float = 1.0
 
     __eq__ = object.__eq__  # a Mapping would compare its tensors
     __hash__ = object.__hash__  # type: ignore[assignment]
@@ -64,6 +68,11 @@ class Batch(Mapping[str, Tensor]):
     def scale(self) -> float:
         """N / B, or 1 for rows that stand for themselves."""
         return self.size / len(self) if self.scaled else 1.0
+
+    @property
+    def total(self) -> int:
+        """N, the rows of the data set, of both kinds where there are two."""
+        return round(self.size / self.share)
 
     def unscaled(self) -> Batch:
         """The same rows, each counted once."""

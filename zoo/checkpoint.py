@@ -22,6 +22,8 @@ UNSAID = {
     "warm_up": 0,
     "ema": None,
     "accumulate": 1,
+    "labelled_rows": None,
+    "weight_decay": 0.0,
     "precision": "float32",
     "eps": EPS,
     "betas": list(BETAS),

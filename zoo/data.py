@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Self
 
@@ -21,15 +21,14 @@ from zoo._arrays import (
     moved,
     only_device,
     row_numbers,
-    visits,
-    whole_batch,
 )
 from zoo.batch import Batch
+from zoo.visits import Visits
 
 __all__ = ["Batch", "Dataset", "as_dataset"]
 
 
-class Dataset:
+class Dataset(Visits):
     """N rows, held as tensors on one device.
 
     Args:
@@ -73,6 +72,7 @@ class Dataset:
         check_rows(self.name, tensors, self.labels, self.feature_names, self.image_shape)
         self._values: dict[str, Tensor] = {}
         self._observed: dict[str, Tensor] = {}
+        self._known: dict[str, Tensor] = {}
         for key, value in tensors.items():
             columns = self.feature_names if key == "x" else None
             self._values[key], mask = clean(key, value, missing, columns)
@@ -85,8 +85,8 @@ class Dataset:
 
     @property
     def values(self) -> dict[str, Tensor]:
-        """name -> (N, *event)."""
-        return self._values
+        """name -> (N, *event), or (M, *event) for a name of `partial`."""
+        return {**self._values, **self._known}
 
     @property
     def observed(self) -> dict[str, Tensor]:
@@ -95,7 +95,7 @@ class Dataset:
 
     @property
     def names(self) -> list[str]:
-        return list(self._values)
+        return [*self._values, *self._known]
 
     @property
     def device(self) -> torch.device:
@@ -105,17 +105,17 @@ class Dataset:
         return len(next(iter(self._values.values())))
 
     def __getitem__(self, name: str) -> Tensor:
-        """All rows of one name, (N, *event); KeyError for a name that is not there."""
-        if name not in self._values:
+        """All rows of one name, as `values` has them; KeyError for a name that is not there."""
+        if name not in self.names:
             raise KeyError(f"{self.name} has no {name!r}, only {self.names}")
-        return self.values[name]
+        return self._known[name] if name in self._known else self.values[name]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.describe()})"
 
     def event_shape(self, name: str = "x") -> torch.Size:
         """The shape of one row of `name`."""
-        return self._values[name].shape[1:]
+        return (self._known if name in self._known else self._values)[name].shape[1:]
 
     @property
     def dynamic(self) -> bool:
@@ -128,14 +128,15 @@ class Dataset:
 
     def _type_of(self, name: str) -> torch.dtype:
         """The type that a name is served in."""
-        return self._values[name].dtype
+        return (self._known if name in self._known else self._values)[name].dtype
 
     def _mark(self) -> str:
         return ""  # what tells data apart whose rows are equal
 
     def describe(self) -> str:
         """One line: rows, shapes, dtypes, missing entries, classes, device."""
-        kinds = {key: str(self._type_of(key)).removeprefix("torch.") for key in self._values}
+        kinds = {key: str(self._type_of(key)).removeprefix("torch.") for key in self.names}
+        kinds |= {key: f"{kinds[key]} of {self.num_labelled} rows" for key in self.partial}
         parts = [", ".join(f"{k} {tuple(self.event_shape(k))} {kinds[k]}" for k in kinds)]
         for key, mask in self._observed.items():
             parts.append(f"{1 - mask.float().mean().item():.1%} of {key} missing")
@@ -150,42 +151,50 @@ class Dataset:
         """A number that tells data sets apart: of N, the names, and up to 1000 rows between."""
         rows = torch.linspace(0, len(self) - 1, min(len(self), 1000)).long()
         state = zlib.crc32(f"{len(self)} {self.names}{self._mark()}".encode())
-        for value in self._rows_of(rows).values():
+        for value in [*self._rows_of(rows).values(), *self._known.values()]:
             state = zlib.crc32(value.to("cpu", torch.float32).numpy().tobytes(), state)
         return state
 
     def _rows_of(self, rows: Tensor) -> dict[str, Tensor]:
         return {key: value[rows.to(value.device)] for key, value in self._values.items()}
 
-    def _with(self, **attributes: Any) -> Self:
+    def _same(self, **attributes: Any) -> Self:
         other = copy.copy(self)
-        other.__dict__.pop("fingerprint", None)
-        other.__dict__.update(attributes)
+        vars(other).update(attributes)
         return other
+
+    def _with(self, **attributes: Any) -> Self:
+        other = self._same()  # of other rows, which have another fingerprint
+        vars(other).pop("fingerprint", None)
+        return other._same(**attributes)
 
     def to(self, device: Device | torch.dtype = None, dtype: torch.dtype | None = None) -> Self:
         """A new data set on `device`; `dtype` acts on floating values only."""
-        return self._with(
+        return self._same(
             _values=moved(self._values, device, dtype),
             _observed=moved(self._observed, device),
+            _known=moved(self._known, device, dtype),
             labels=None if self.labels is None else self.labels.to(only_device(device)),
         )
 
     def replaced(
-        self, values: dict[str, Tensor], observed: dict[str, Tensor], fingerprint: int
+        self, values: dict[str, Tensor], observed: dict[str, Tensor], mark: int, some: Any = ()
     ) -> Self:
-        """Other tensors in these ones' place, unchecked, standing for the data of a fingerprint."""
-        return self._with(_values=values, _observed=observed, fingerprint=fingerprint)
+        """Other tensors in these ones' place, unchecked, standing for the data of a fingerprint
+        `mark`; those of the names `some` are of the first rows only."""
+        known = {key: values[key] for key in some}
+        rest = {key: value for key, value in values.items() if key not in known}
+        return self._with(_values=rest, _observed=observed, _known=known, fingerprint=mark)
 
     def with_values(self, **values: Tensor | np.ndarray) -> Dataset:
         """The same rows with some values added or replaced, (N, *event); masks stay."""
-        other = Dataset({**self.values, **values}, labels=self.labels, name=self.name)
-        return other._with(
-            _observed=self.observed, feature_names=self.feature_names, image_shape=self.image_shape
-        )
+        known = {key: value for key, value in self._known.items() if key not in values}
+        rest = {key: value for key, value in self.values.items() if key not in self._known}
+        other = Dataset({**rest, **values}, labels=self.labels, name=self.name)
+        shown = {"feature_names": self.feature_names, "image_shape": self.image_shape}
+        return other._with(_observed=self.observed, _known=known, **shown)
 
-    def batch(self, index: Tensor | None = None) -> Batch:
-        """The rows `index`, (B,) long and not empty; None: all rows, without a copy."""
+    def _taken(self, index: Tensor | None = None) -> Batch:
         if index is None:
             rows = torch.arange(len(self), device=self.device)
             masks = dict(self._observed)
@@ -202,24 +211,15 @@ class Dataset:
     def subset(self, index: Tensor | np.ndarray | Sequence[int]) -> Dataset:
         """A data set of the rows `index`: (M,) places in 0 … N − 1, or an (N,) boolean mask.
 
-        Raises: ValueError for no rows or places outside the data.
+        Rows with values that the others lack come first, as everywhere.
+
+        Raises: ValueError for no rows, places outside the data, or labelled rows after others.
         """
         index = row_numbers(index, len(self)).to(self.device)
-        rows = Dataset.batch(self, index)
+        rows = Dataset._taken(self, index)
         labels = None if self.labels is None else self.labels[index]
-        return self._with(_values=rows.values, _observed=rows.observed, labels=labels)
-
-    def batches(self, batch_size: int | None = None) -> Iterator[Batch]:
-        """All rows in order, for evaluation, so as `fixed`; the last batch may be smaller."""
-        rows = torch.arange(len(self), device=self.device)
-        return map(self.fixed().batch, rows.split(whole_batch(batch_size, len(self))))
-
-    def epoch(self, batch_size: int | None, seed: int, epoch: int) -> Iterator[Tensor]:
-        """Index tensors (B,) that visit every row once, in an order that depends on (seed, epoch)
-        alone and is the same on every device; the last may be smaller. With `batch_size` None or
-        ≥ N there is one, of all rows in order."""
-        size = whole_batch(batch_size, len(self))
-        return iter(visits(len(self), size, seed, epoch).to(self.device).split(size))
+        known = self._known_of(index)
+        return self._with(_values=rows.values, _observed=rows.observed, labels=labels, _known=known)
 
 
 def as_dataset(data: Any) -> Dataset:

@@ -18,6 +18,7 @@ from zoo.loop import FitResult, Loop, NonFiniteLossError, Settings
 from zoo.model import Model, as_model, observe
 from zoo.optim import BETAS, EPS, OptimizerName, ScheduleName, learning_rate
 from zoo.registry import resolve
+from zoo.settings import pick_device
 
 __all__ = ["FitResult", "NonFiniteLossError", "bind_objective", "fit", "pick_device"]
 
@@ -39,6 +40,8 @@ def fit(
     clip: float | None = None,
     eps: float = EPS,
     betas: Sequence[float] = BETAS,
+    weight_decay: float = 0.0,
+    labelled_rows: int | None = None,
     warm_up: int = 0,
     ema: float | None = None,
     accumulate: int = 1,
@@ -80,6 +83,11 @@ def fit(
         clip: the longest gradient; no limit by default.
         eps: Adam's and RMSprop's ε.
         betas: Adam's two decays.
+        weight_decay: λ; adds λ/2 ‖θ‖² to the loss, in nats per datapoint, over all weights that are
+            not in tables (the loss in the metrics is without it). λ = 1/N is a prior N(0, 1) on
+            every weight. ``adamw`` takes lr λ θ off the weights instead, λ = 0.01 where it is 0.
+        labelled_rows: rows with labels in each step, where only some rows have them (a step of all
+            rows has all); by default half of the batch, or all of them where they are fewer.
         warm_up: steps over which the weight of the KL term rises in a line from 0 to the
             objective's beta; the loss of these steps is not a bound. Held-out rows are looked at
             with the bound itself.
@@ -136,7 +144,14 @@ def fit(
         raise ValueError(f"batch_size and clip are positive, got {batch_size} and {clip}")
     whole = len(data) <= WHOLE or name == "em"  # which has no minibatches
     rows = min(batch_size or (len(data) if whole else 128), len(data))
-    per_epoch = -(-len(data) // rows)
+    if name == "em" and data.partial:
+        raise ValueError(
+            "em takes an exact step on all rows at once, and rows with labels and those without "
+            "are separate batches; use the objective elbo or mle"
+        )
+    if labelled_rows is not None or data.partial:
+        labelled_rows = data.labels_per_step(rows, labelled_rows)
+    per_epoch = data.steps_per_epoch(rows, labelled_rows)
     total = steps if steps is not None else epochs * per_epoch if epochs is not None else 1000
     settings = Settings(
         steps=total,
@@ -156,7 +171,8 @@ def fit(
         ema=ema,
         accumulate=accumulate,
         half=precision == "bf16",
-        adam={"eps": eps, "betas": list(betas)},
+        adam={"eps": eps, "betas": list(betas), "weight_decay": weight_decay},
+        labelled_rows=labelled_rows,
         recipe={
             "optimizer": optimizer,
             "lr": lr,
@@ -164,6 +180,8 @@ def fit(
             "batch_size": rows,
             "eps": eps,
             "betas": list(betas),
+            "weight_decay": weight_decay,
+            "labelled_rows": labelled_rows,
             "warm_up": warm_up,
             "ema": ema,
             "accumulate": accumulate,
@@ -189,22 +207,6 @@ def fit(
 
 def _plain(value: Any) -> bool:
     return isinstance(value, int | float | str | None)
-
-
-def pick_device(device: str) -> torch.device:
-    """``auto`` is CUDA where there is one.
-
-    Raises:
-        ValueError: CUDA where there is none, or another word.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError("no CUDA device here; use device='auto' or 'cpu'")
-    try:
-        return torch.device(device)
-    except RuntimeError:
-        raise ValueError(f"device is auto, cpu or cuda, got {device!r}") from None
 
 
 def bind_objective(

@@ -116,7 +116,7 @@ class Images(Dataset):
     @property
     def values(self) -> dict[str, Tensor]:
         """name -> (N, *event); "x" in [0, 1], grey where the binarization is dynamic."""
-        return {**self._values, "x": self._decoded(self._values["x"])}
+        return {**super().values, "x": self._decoded(self._values["x"])}
 
     def __getitem__(self, name: str) -> Tensor:
         """All rows of one name; "x" is the grey levels where the binarization is dynamic."""
@@ -146,9 +146,8 @@ class Images(Dataset):
         held = super()._rows_of(rows)
         return {**held, "x": self._decoded(held["x"])}
 
-    def batch(self, index: Tensor | None = None) -> Batch:
-        """The rows `index`, (B,) long, as training sees them: a fresh draw where dynamic."""
-        rows = super().batch(index)
+    def _taken(self, index: Tensor | None = None) -> Batch:
+        rows = super()._taken(index)
         held = rows.values["x"]
         x = _fresh(held, self.white).to(self._dtype) if self.dynamic else self._decoded(held)
         return replace(rows, values={**rows.values, "x": x})
@@ -164,7 +163,7 @@ class Images(Dataset):
         dtype = device if isinstance(device, torch.dtype) else dtype
         place = None if isinstance(device, torch.dtype) else device
         drawn = None if self._drawn is None else self._drawn.to(place)
-        return super().to(device, dtype)._with(_drawn=drawn, _dtype=dtype or self._dtype)
+        return super().to(device, dtype)._same(_drawn=drawn, _dtype=dtype or self._dtype)
 
     def subset(self, index: Any) -> Dataset:
         part = super().subset(index)
@@ -177,7 +176,14 @@ class Images(Dataset):
         if "x" in values:
             return super().with_values(**values)
         more = Dataset({"x": self._values["x"][:, 0], **values}, name=self.name)
-        return self._with(_values={**self._values, **more._values, "x": self._values["x"]})
+        known = {key: value for key, value in self._known.items() if key not in values}
+        held = {**self._values, **more._values, "x": self._values["x"]}
+        return self._with(_values=held, _known=known)
+
+    def without(self, *names: str) -> Self:
+        if "x" in names:
+            raise ValueError(f"{self.name} are images, so x cannot be dropped")
+        return super().without(*names)
 
 
 def as_image_rows(x: Any) -> tuple[Any, tuple[int, ...] | None]:

@@ -43,7 +43,7 @@ class Loop:
         self.modules = {k: v for k, v in parts.items() if isinstance(v, nn.Module)}
         self.optimizers = make_optimizers(self.modules.values(), optimizer, lr, **settings.adam)
         whole = settings.batch_size == len(data)
-        how = settings.accumulate, settings.warm_up, settings.half
+        how = settings.accumulate, settings.warm_up, settings.half, settings.labelled_rows
         self.backward = Backward(loss_of, data, whole, *how)
         self.average = None if settings.ema is None else Average(self.modules, settings.ema)
         self.stopping = EarlyStopping(settings.patience) if held_out is not None else None
@@ -89,9 +89,11 @@ class Loop:
 
     def indices(self) -> Iterator[Tensor]:
         """The rows of every step from the present one on."""
-        epoch, done = divmod(self.result.steps, self.settings.per_epoch)
+        settings = self.settings
+        epoch, done = divmod(self.result.steps, settings.per_epoch)
+        size, own = settings.batch_size, settings.labelled_rows
         while True:
-            order = self.data.epoch(self.settings.batch_size, self.settings.seed, epoch)
+            order = self.data.epoch(size, settings.seed, epoch, own)
             for i, index in enumerate(order):
                 if i >= done:
                     yield index
@@ -108,7 +110,8 @@ class Loop:
         loss = self.backward(result.model, result.guide, index, result.steps)
         if self.device.type == "cpu":
             if not torch.isfinite(loss):
-                raise self.failure(result.steps, loss, self.backward.batch)
+                assert self.backward.batch is not None
+                raise self.failure(result.steps, loss, [self.backward.batch])
         else:  # a NaN must not reach the parameters before the window is read
             for part in self.modules.values():
                 for parameter in part.parameters():
@@ -126,11 +129,12 @@ class Loop:
         self.filled += 1
         result.steps += 1
 
-    def failure(self, step: int, loss: Tensor, batch: Batch | None) -> NonFiniteLossError:
+    def failure(self, step: int, loss: Tensor, batches: list[Batch]) -> NonFiniteLossError:
         """What to tell the user about a loss that is not finite."""
-        assert batch is not None
         torch.set_rng_state(self.backward.drawn_from)
-        where = blame(self.result.model, self.result.guide, self.loss_of, batch)
+        pair = self.result.model, self.result.guide
+        found = [blame(*pair, self.loss_of, batch) for batch in batches]
+        where = next((place for place in found if not place.startswith("every site")), found[0])
         kept = f"; the last checkpoint is in {self.settings.out}" if self.settings.out else ""
         return NonFiniteLossError(
             f"the loss is {loss} at step {step}: {where}; try a smaller lr, clip=, or check the "
@@ -145,7 +149,8 @@ class Loop:
         bad = (~torch.isfinite(losses)).nonzero()
         if len(bad):
             step = self.result.steps - self.filled + int(bad[0])
-            raise self.failure(step, losses[bad[0]], self.data.batch(next(self.indices())))
+            parts = self.backward.parts(next(self.indices()))
+            raise self.failure(step, losses[bad[0]], [batch for batch, _ in parts])
         row: dict[str, Any] = {
             "step": self.result.steps,
             "loss": float(losses.mean()),

@@ -28,6 +28,7 @@ def make_optimizers(
     lr: float,
     eps: float = EPS,
     betas: Sequence[float] = BETAS,
+    weight_decay: float = 0.0,
 ) -> list[Optimizer]:
     """One optimizer for the dense parameters, and one for the rows of tables.
 
@@ -40,6 +41,8 @@ def make_optimizers(
         lr: the learning rate.
         eps: ε, added to the root of the mean squared gradient (not of SGD).
         betas: how much Adam keeps of the means of the gradient and of its square at each step.
+        weight_decay: λ; the gradient of λ/2 ‖θ‖² is added to that of the dense parameters. AdamW
+            takes lr λ θ off them instead, and has torch's own λ where it is 0.
 
     Raises:
         ValueError: an unknown name, numbers out of their range, or some that the optimizer lacks.
@@ -50,6 +53,8 @@ def make_optimizers(
         raise ValueError(f"the learning rate must be positive, got {lr}")
     if not eps > 0 or len(betas) != 2 or not all(0 <= b < 1 for b in betas):
         raise ValueError(f"eps is above 0 and betas two numbers in [0, 1), got {eps}, {betas}")
+    if not 0 <= weight_decay < math.inf:
+        raise ValueError(f"weight_decay counts from 0, got {weight_decay}")
     own: dict[str, Any] = {} if name == "sgd" else {"eps": eps}
     if name in ("adam", "adamw"):
         own["betas"] = tuple(betas)
@@ -60,7 +65,8 @@ def make_optimizers(
     tables = sparse_tables(parts)
     everything = dict.fromkeys(p for part in parts for p in part.parameters() if p.requires_grad)
     dense = [p for p in everything if p not in tables]
-    optimizers: list[Optimizer] = [_DENSE[name](dense, lr=lr, **own)] if dense else []
+    decay = {"weight_decay": weight_decay} if weight_decay else {}
+    optimizers: list[Optimizer] = [_DENSE[name](dense, lr=lr, **own, **decay)] if dense else []
     if tables:
         rows = [p for p in everything if p in tables]
         make = torch.optim.SGD if name == "sgd" else torch.optim.SparseAdam

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from zoo.model import Model
 
 
@@ -65,7 +67,8 @@ class Settings:
     ema: float | None = None
     accumulate: int = 1
     half: bool = False
-    adam: dict[str, Any] = field(default_factory=dict)  # eps and betas
+    adam: dict[str, Any] = field(default_factory=dict)  # eps, betas and weight_decay
+    labelled_rows: int | None = None  # of each step, where only some rows have labels
 
     def __post_init__(self) -> None:
         if self.steps < 0 or min(self.log_every, self.eval_every, self.patience) < 1:
@@ -75,3 +78,19 @@ class Settings:
                 f"warm_up counts steps from 0 and accumulate parts from 1, got {self.warm_up} and "
                 f"{self.accumulate}"
             )
+
+
+def pick_device(device: str) -> torch.device:
+    """``auto`` is CUDA where there is one.
+
+    Raises:
+        ValueError: CUDA where there is none, or another word.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError("no CUDA device here; use device='auto' or 'cpu'")
+    try:
+        return torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device is auto, cpu or cuda, got {device!r}") from None

@@ -14,7 +14,7 @@ from zoo._image_folder import read_folder
 from zoo._image_sources import IMAGES, read_images
 from zoo._readers import READERS, Raw, read_sklearn
 from zoo._scaling import scaled
-from zoo._splits import split_rows
+from zoo._splits import label_rows, split_rows
 from zoo.data import Dataset
 from zoo.images import BINARIZATIONS, Binarization, as_image_rows
 
@@ -40,15 +40,17 @@ class Split:
 
     `record` is plain JSON: the arguments of `load_data` that repeat it, `transform` in words,
     `mean` and `scale` of x ↦ (x − mean) / scale, `split` in words, `num_train`, `num_test`,
-    `binarization` and the `binarization_seed` of its draw (None without one), `class_names`, and
-    for a file its path and SHA-256. `valid` holds the validation rows of an official split that has
-    them, where they are not trained on.
+    `binarization` and the `binarization_seed` of its draw (None without one), `class_names`,
+    `num_labels` (the training rows that have the value "y"), and for a file its path and SHA-256.
+    `valid` holds the validation rows of an official split that has them, where they are not trained
+    on. `validation` holds training rows whose labels are kept for judging, where there are some.
     """
 
     train: Dataset
     test: Dataset | None
     record: dict[str, Any]
     valid: Dataset | None = None
+    validation: Dataset | None = None
 
 
 def load_data(
@@ -64,6 +66,9 @@ def load_data(
     num_test: int | None = None,
     label_column: str | None = None,
     missing: bool = False,
+    labels: int | Literal["all"] | None = None,
+    label_seed: int = 0,
+    validation_labels: int = 0,
 ) -> Split:
     """Load a data set, scale or binarize the site "x" and split the rows.
 
@@ -98,11 +103,17 @@ def load_data(
         num_test: likewise; 0 takes none.
         label_column: column of a `.csv`, or array of an `.npz` or `.pt`, that holds classes.
         missing: read NaN as missing entries (a missing class becomes −1).
+        labels: M; so many training rows keep their label as the value "y", as many of each class
+            (± 1), and come first: see `Dataset.labelled`. All others, and the test rows, are judged
+            with theirs only. `all`: every training row that has one.
+        label_seed: of the choice of these rows; those of a smaller M are among those of a larger.
+        validation_labels: V further training rows, as many of each class (± 1), whose labels serve
+            judging alone; they are trained on without, and are the split's `validation`.
 
     Raises: ValueError for a file that is missing, empty, ragged, not numeric or not readable
     without executing code, an unknown name or label column, NaN without `missing`, Inf, arrays of
     different length, images that cannot be fetched (with their address and folder), a binarization
-    of values outside [0, 1], or options out of range.
+    of values outside [0, 1], labels that are not there or too few, or options out of range.
 
     Reference: Probabilistic Principal Component Analysis (Tipping and Bishop, 1999).
 
@@ -145,6 +156,10 @@ def load_data(
     parts, how = split(len(full))
     train, test, valid = (full.subset(parts[side]) if len(parts[side]) else None for side in parts)
     assert train is not None
+    classes = None if train.labels is None else train.labels.numpy()
+    known, aside = label_rows(classes, labels, validation_labels, label_seed)
+    apart = train.subset(aside) if len(aside) else None
+    train = train.labelled(known) if len(known) else train
     official = raw.parts is not None and test_fraction is None
     record = {
         "name": name,
@@ -157,9 +172,13 @@ def load_data(
         "num_train": len(parts["train"]),
         "num_test": len(parts["test"]),
         "class_names": raw.class_names,
+        "labels": labels,
+        "num_labels": len(known),
+        "label_seed": label_seed,
+        "validation_labels": validation_labels,
         **raw.record,
     }
-    return Split(train, test, record, valid)
+    return Split(train, test, record, valid, apart)
 
 
 def data_folder(data_root: str | Path | None = None) -> Path:

@@ -114,6 +114,8 @@ def describe(model: Model, guide: Any, data: Dataset, **more: Any) -> dict[str, 
             "size": len(data),
             "fingerprint": data.fingerprint,
             "image_shape": data.image_shape and list(data.image_shape),
+            "partial": list(data.partial),
+            "num_labelled": data.num_labelled,
             "values": {
                 name: {
                     "shape": list(data.event_shape(name)),
@@ -241,6 +243,8 @@ def _stub(spec: Mapping[str, Any]) -> Dataset:
         for name, value in spec["values"].items()
         if value["missing"]
     }
-    values = {name: value.expand(size, *value.shape[1:]) for name, value in one.items()}
+    partial = spec.get("partial", ())  # of older runs
+    rows = {name: spec["num_labelled"] if name in partial else size for name in one}
+    held = {name: value.expand(rows[name], *value.shape[1:]) for name, value in one.items()}
     stub = Dataset(one, name=spec["name"], image_shape=spec.get("image_shape"))
-    return stub.replaced(values, masks, spec["fingerprint"])
+    return stub.replaced(held, masks, spec["fingerprint"], partial)

@@ -67,20 +67,22 @@ class StreamedDataset(Dataset):
 
     @property
     def values(self) -> dict[str, Tensor]:
-        return self.batch().values
+        return {**self._taken().values, **self._known}
 
     def _rows_of(self, rows: Tensor) -> dict[str, Tensor]:
-        return self._collate(rows.tolist())
+        return {k: v for k, v in self._collate(rows.tolist()).items() if k in self._values}
 
-    def batch(self, index: Tensor | None = None) -> Batch:
+    def _taken(self, index: Tensor | None = None) -> Batch:
         index = torch.arange(len(self)) if index is None else index
         values = {
             key: clean(key, value, False)[0].to(self._values[key])
-            for key, value in self._collate(index.tolist()).items()
+            for key, value in self._rows_of(index).items()
         }
         return Batch(values, index.to(self.device), len(self), {}, self.fingerprint)
 
     def subset(self, index: Tensor | np.ndarray | Sequence[int]) -> StreamedDataset:
         index = row_numbers(index, len(self))
         labels = None if self.labels is None else self.labels[index.to(self.labels.device)]
-        return self._with(source=torch_data.Subset(self.source, index.tolist()), labels=labels)
+        known = self._known_of(index.to(self.device))
+        source = torch_data.Subset(self.source, index.tolist())
+        return self._with(source=source, labels=labels, _known=known)

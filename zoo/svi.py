@@ -60,9 +60,15 @@ def pyro_svi(
         The loss of each step, in nats per datapoint.
 
     Raises:
-        ValueError: where the loss would be wrong for the pair.
+        ValueError: where the loss would be wrong for the pair, or data of which only some rows have
+            labels.
     """
     model, data = as_model(model), as_dataset(data)
+    if data.partial:
+        raise ValueError(
+            f"{', '.join(data.partial)} is known for some rows only, and an SVI step takes rows of "
+            "one kind, so it would weigh them wrongly; use fit with objective=Trace_ELBO()"
+        )
     judge = stock(infer.Trace_ELBO() if loss is None else loss)
     model.resolve(next(data.batches()))
     p = judge.prepared(model)
