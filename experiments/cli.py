@@ -30,6 +30,7 @@ commands:
   zoo manifold RUN      what the model makes of a grid of points in the latent space
   zoo impute RUN        hidden entries filled in, against what they were
   zoo encode RUN        features of rows, E[z | x], to a file
+  zoo classify RUN      a classifier on the features and few labels: its error, beside that on x
   zoo reproduce NAME    a figure of the lectures or of a paper, made again
 
 options:
@@ -63,7 +64,7 @@ examples:
   zoo list data --json"""
 
 COMMANDS = ("list", "fit", "compare", "select", "evaluate", "sample", "reconstruct")
-COMMANDS += ("interpolate", "manifold", "impute", "encode", "reproduce")
+COMMANDS += ("interpolate", "manifold", "impute", "encode", "classify", "reproduce")
 
 EXAMPLES = {
     "compare": """examples:
@@ -95,6 +96,10 @@ EXAMPLES = {
     "encode": """examples:
   zoo encode runs/digits
   zoo encode runs/digits --rows train --out features""",
+    "classify": """examples:
+  zoo classify runs/digits
+  zoo classify runs/digits --classifier tsvm --labels 100 --seeds 5
+  zoo classify runs/digits --classifier knn --labels all --out classified""",
     "reproduce": """examples:
   zoo list recipes
   zoo reproduce energies --out runs/energies
