@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from experiments.config import read_config, write_config
 from experiments.identified import Components, Loadings, identified
 from experiments.judge.rows import Judged, judge, judged_rows, row_fit
 from experiments.output import claim_run
-from experiments.spec import Spec, complete, read_config, write_config
+from experiments.spec import Spec, complete
+from experiments.stacking import like_m1, read_m1, stack
 from experiments.summary import summarize
 from guides.guide import Guide
 from zoo import store
@@ -89,8 +91,13 @@ def split_of(spec: Spec) -> Split:
     except TypeError as error:
         raise ValueError(f"{spec.data}: {error}") from None
     train, test = split.train, split.test
-    wanted = "y" in resolve("models", spec.model).inputs and "y" not in train.names
-    if not wanted or train.labels is None:
+    given = "y" in resolve("models", spec.model).inputs
+    if given and split.record.get("labels") is not None:
+        raise ValueError(
+            f"{spec.model} is a model given y, which every row needs; --labels is for models of "
+            "which y is a part, such as m2 or gmm"
+        )
+    if not given or "y" in train.names or train.labels is None:
         return split
     if test is not None:
         test = test.with_values(y=test.labels)
@@ -112,7 +119,8 @@ def hold_out(split: Split, fraction: float) -> tuple[Split, Dataset | None]:
     order = np.random.RandomState(1).permutation(rows)
     kept = split.train.subset(torch.from_numpy(np.sort(order[count:])))
     record = {**split.record, "num_train": rows - count, "num_held_out": count}
-    return Split(kept, split.test, record), split.train.subset(torch.from_numpy(order[:count]))
+    held_out = split.train.subset(torch.from_numpy(np.sort(order[:count])))
+    return replace(split, train=kept, record=record), held_out
 
 
 def build_model(spec: Spec, split: Split) -> Model:
@@ -150,6 +158,9 @@ def build_guide(spec: Spec, model: Model, split: Split) -> Guide:
             split.train,
             spec.family,
             spec.inference or "amortized",
+            estimator=spec.estimator,
+            estimator_options=spec.estimator_options,
+            classifier_options=spec.classifier_options,
             global_family=spec.global_family,
             family_options=spec.family_options,
             inference_options=spec.inference_options,
@@ -179,7 +190,8 @@ def run(
         ValueError: words or options that are not there, data that do not fit, a folder in use.
         NonFiniteLossError: a loss that is NaN or infinite.
     """
-    spec = complete(spec)
+    m1 = None if spec.m1_from is None else read_m1(spec)
+    spec = complete(spec if m1 is None else like_m1(spec, m1))
     place = None if out is None else Path(out)
     if place is not None and not resume:
         claim_run(place)
@@ -188,6 +200,8 @@ def run(
     model.to(pick_device(spec.device))
     spec, notes = settled(spec, model)
     guide = build_guide(spec, model, split)
+    if m1 is not None:
+        notes += stack(spec, m1, model, guide, split)
     if place is not None:
         write_config(place, spec)
     given = {k: v for k, v in spec.fit_options.items() if k != "progress"}

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import torch
-import yaml
 
 from experiments.shell.options import GLOBAL_START
+from guides.classifier import Classifier
 from guides.source import Source
-from zoo.files import replacing
 from zoo.fitting import fit
 from zoo.registry import resolve, unknown
 from zoo.sources import load_data
-from zoo.store import RunError
 
-CONFIG = "config.yaml"
 OF_SPEC = ("objective", "seed", "device", "freeze", "out", "resume")  # of fit, not its options
 # No word can give these.
-ONLY_PYTHON = ("encoder", "classes", "held_out", "callbacks", "objective_options")
+ONLY_PYTHON = ("encoder", "classes", "label_classes", "held_out", "callbacks", "objective_options")
 
 
 @dataclass(frozen=True)
@@ -35,12 +31,17 @@ class Spec:
         family: the shape of q(z) for one datapoint; a word of ``zoo list families``.
         inference: where its parameters come from; a word of ``zoo list inference``; by default the
             model's own word, which is amortized for most.
+        estimator: what becomes of discrete latents of the rows: collapse (summed out given z, no
+            q(y | x)), or enumerate, score or gumbel, three ways to the gradient of a q(y | x); by
+            default the model's own word, which is collapse for most.
         objective: what is maximised; a word of ``zoo list objectives``; renyi:0.5 with its α.
         num_particles: draws for each datapoint and step; by default the objective's own number.
         global_family: the family of latents shared by all rows, or a Pyro AutoGuide by its name.
         model_options: keyword arguments of the model.
         family_options: keyword arguments of the family.
         inference_options: keyword arguments of the inference.
+        estimator_options: keyword arguments of the estimator.
+        classifier_options: keyword arguments of q(y | x).
         objective_options: keyword arguments of the objective.
         global_options: keyword arguments of the global family.
         data_options: keyword arguments of ``load_data``.
@@ -48,10 +49,15 @@ class Spec:
         seed: of the starts, of the draws in training and of the order of the rows.
         device: auto (CUDA where there is one), cpu or cuda.
         model_from: the folder of a run whose model, as trained, is the start.
+        m1_from: of the model m1m2: the folder of a run of vae (M1), whose decoder and encoder are
+            taken over and stay as they are; the rest is trained on its codes.
+        m1_min_sd: codes of M1 are used where the posterior mean varies by more than this standard
+            deviation over the training rows.
         freeze: model or guide: that side takes no step.
         held_out_fraction: the part of the training rows that is kept out of the fit, to stop it
             early and keep the best weights; 0 keeps none out.
-        eval_particles: K of the importance-weighted bounds that are reported.
+        eval_particles: K of the importance-weighted bounds that are reported; by default 1000, or
+            100 where each is a sum over the values of y.
         eval_rows: how many rows of each side are judged, a seeded choice where there are more; 0
             judges all.
         infer_steps: steps that fit a table's row to each test row.
@@ -63,12 +69,15 @@ class Spec:
     data: str = "digits"
     family: str = "mean_field"
     inference: str | None = None
+    estimator: str | None = None
     objective: str = "elbo"
     num_particles: int | None = None
     global_family: str = "mean_field"
     model_options: dict[str, Any] = field(default_factory=dict)
     family_options: dict[str, Any] = field(default_factory=dict)
     inference_options: dict[str, Any] = field(default_factory=dict)
+    estimator_options: dict[str, Any] = field(default_factory=dict)
+    classifier_options: dict[str, Any] = field(default_factory=dict)
     objective_options: dict[str, Any] = field(default_factory=dict)
     global_options: dict[str, Any] = field(default_factory=dict)
     data_options: dict[str, Any] = field(default_factory=dict)
@@ -76,9 +85,11 @@ class Spec:
     seed: int = 0
     device: str = "auto"
     model_from: str | None = None
+    m1_from: str | None = None
+    m1_min_sd: float = 0.1
     freeze: Literal["model", "guide"] | None = None
     held_out_fraction: float = 0.0
-    eval_particles: int = 1000
+    eval_particles: int | None = None
     eval_rows: int = 2000
     infer_steps: int = 2000
     rotate: Literal["none", "varimax"] = "none"
@@ -108,8 +119,8 @@ def check(spec: Spec) -> None:
     """
     least = {"infer_steps": 0, "eval_particles": 2, "eval_rows": 0, "held_out_fraction": 0}
     for name, low in least.items():
-        if getattr(spec, name) < low:
-            raise ValueError(f"{name} counts from {low}, got {getattr(spec, name)}")
+        if (value := getattr(spec, name)) is not None and value < low:
+            raise ValueError(f"{name} counts from {low}, got {value}")
     if spec.num_particles is not None and spec.num_particles < 1:
         raise ValueError(f"num_particles counts from 1, got {spec.num_particles}")
     if not -(2**62) < spec.seed < 2**62:
@@ -139,11 +150,20 @@ def inference_of(model: str) -> str:
     return getattr(resolve("models", model), "inference", "amortized")
 
 
+def estimator_of(model: str) -> str:
+    """What a model's own guide does with its discrete latents, where nobody says so."""
+    return getattr(resolve("models", model), "estimator", "collapse")
+
+
 def complete(spec: Spec) -> Spec:
     """The same run with every default written out, so that it can be repeated later."""
     check(spec)
-    spec = replace(spec, inference=spec.inference or inference_of(spec.model))
-    assert spec.inference is not None
+    spec = replace(
+        spec,
+        inference=spec.inference or inference_of(spec.model),
+        estimator=spec.estimator or estimator_of(spec.model),
+    )
+    assert spec.inference is not None and spec.estimator is not None
     objective = resolve("objectives", spec.objective.partition(":")[0])
     taken = inspect.signature(objective).parameters
     particles = spec.num_particles
@@ -162,6 +182,7 @@ def complete(spec: Spec) -> Spec:
     return replace(
         spec,
         num_particles=particles,
+        eval_particles=spec.eval_particles or (1000 if spec.estimator == "collapse" else 100),
         model_options=spec.model_options
         if spec.model_from
         else {**defaults(resolve("models", spec.model)), **spec.model_options},
@@ -169,6 +190,11 @@ def complete(spec: Spec) -> Spec:
         inference_options={
             **defaults(resolve("inference", spec.inference), Source),
             **spec.inference_options,
+        },
+        estimator_options={**_defaults_of("estimators", spec.estimator), **spec.estimator_options},
+        classifier_options={
+            **(defaults(Classifier) if spec.estimator != "collapse" else {}),
+            **spec.classifier_options,
         },
         objective_options={**options, **spec.objective_options},
         global_options={**globals_, **spec.global_options},
@@ -195,34 +221,5 @@ def defaults(function: Callable[..., Any], base: type | None = None) -> dict[str
 def _defaults_of(kind: str, word: str) -> dict[str, Any]:
     """The defaults of a word, but for the option that it gives itself, as low_rank:3 does."""
     target = resolve(kind, word)
-    said = target.shorthand if ":" in word else None
+    said = getattr(target, "shorthand", None) if ":" in word else None
     return {name: value for name, value in defaults(target).items() if name != said}
-
-
-def write_config(folder: Path, spec: Spec) -> None:
-    """Keeps a run's configuration in its folder, whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    content = yaml.safe_dump(asdict(spec), sort_keys=False, allow_unicode=True)
-    with replacing(folder / CONFIG) as temporary:
-        temporary.write_text(content, "utf-8")
-
-
-def read_config(path: str | Path) -> dict[str, Any]:
-    """The settings in a ``config.yaml``, or in a run's folder.
-
-    Raises:
-        RunError: no such file, or one that is no mapping.
-    """
-    path = Path(path)
-    path = path / CONFIG if path.is_dir() else path
-    try:
-        content = yaml.safe_load(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise RunError(
-            f"{path} does not exist; give a run that `zoo fit --out` has made, or its {CONFIG}"
-        ) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RunError(f"{path} cannot be read: {error}") from None
-    if not isinstance(content, dict):
-        raise RunError(f"{path} is no configuration: expected a mapping of settings")
-    return content

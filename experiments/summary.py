@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from experiments.judge.labels import label_figures
 from experiments.judge.rows import Judged
 from experiments.spec import Spec
 from guides.guide import Guide
@@ -36,10 +37,15 @@ def summarize(
     guide: Guide = result.guide
     latents = guide.latents
     train, test, rows = judged.train, judged.test, judged.split
+    labelled = label_figures(guide, judged.test_guide, split, rows)
+    figures = None if test is None else test.as_dict()
+    if figures is not None and labelled.get("test"):
+        figures["error"] = labelled["test"]
     return {
         "model": spec.model,
         "family": spec.family,
         "inference": spec.inference,
+        "estimator": spec.estimator if latents.discrete else None,
         "objective": spec.objective,
         "num_particles": spec.num_particles,
         "data": spec.data,
@@ -48,10 +54,12 @@ def summarize(
         "steps": result.steps,
         "seconds": round(result.seconds, 3),
         "versions": store.versions(),
+        "num_labels": labelled["num_labels"],
         "num_train": len(split.train),
         "num_test": len(split.test) if split.test is not None else 0,
         "train": train.as_dict(),
-        "test": test.as_dict() if test is not None else None,
+        "test": figures,
+        "validation": {"error": labelled["validation"]} if labelled.get("validation") else None,
         "eval_particles": train.num_particles,
         "judged_rows": {
             "train": len(rows.train),

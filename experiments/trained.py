@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from experiments.config import CONFIG, read_config
+from experiments.judge.rows import given_labels
 from experiments.runs import Spec, hold_out, split_of
-from experiments.spec import CONFIG, read_config
 from guides.guide import Guide
 from zoo import store
 from zoo.data import Dataset
@@ -57,6 +58,8 @@ def load_trained(run: str | Path, device: str = "auto") -> Trained:
     split, _ = hold_out(split_of(spec), spec.held_out_fraction)
     _same_shapes(path, split.train)
     loaded = _loaded(path, spec, split.train)
+    given = given_labels(loaded.model, split.train)
+    split = replace(split, train=split.train.without(*given))  # used as rows of x alone
     where = pick_device(device)
     for part in (loaded.model, loaded.guide):
         part.to(where)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import pyro
 import pyro.distributions as dist
+from pyro import poutine
 from torch import Tensor
 
 from guides.family import Family
@@ -42,17 +45,31 @@ def sample(name: str, q: Any, sites: Sites, family: Family) -> dict[str, Tensor]
 
 def sample_local(
     sites: Sites,
-    family: Family,
+    family: Family | None,
     model: Model,
     batch: Batch,
-    source: Callable[[Batch], Tensor],
+    source: Callable[..., Tensor],
     refined: bool = False,
+    classifier: Any = None,
 ) -> dict[str, Tensor]:
-    """Draws the local latents: layer by layer where the family has layers, else all as one."""
-    if hasattr(family, "draw"):
+    """Draws the local latents: layer by layer where the family has layers, else all as one.
+
+    With a classifier first the labels, then all others given them.
+    """
+    if family is not None and hasattr(family, "draw"):
         with rows(batch, model.plate):
             return family.draw(model, batch)  # type: ignore[operator]
+    labels: dict[str, Tensor] = {}
+    if classifier is not None:
+        # The plate comes again below: a trace would take the second for a site named twice.
+        hidden = poutine.block(hide=[model.plate]) if family is not None else nullcontext()
+        with hidden, rows(batch, model.plate):
+            labels = classifier.draw(batch)
+    drawn = {name: y for name, y in labels.items() if name not in batch.values}
+    if family is None:
+        return drawn
     make = family.refined if refined else family.distribution
-    q = make(model, batch, source)  # outside the plate: a source may run p and q itself
+    kappa = partial(source, labels=labels) if drawn else source
+    q = make(model, batch, kappa)  # outside the plate: a source may run p and q itself
     with rows(batch, model.plate):
-        return sample("_local", q, sites, family)
+        return drawn | sample("_local", q, sites, family)

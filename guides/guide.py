@@ -13,28 +13,29 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from guides.auto import auto_guide, has_density
+from guides.density import distribution, log_prob
 from guides.draws import made, sample, sample_local
 from guides.family import Family
 from guides.infer import infer
+from guides.labels import baseline, classify
 from guides.layers import Structured
+from guides.local import build_local, estimator_for
 from guides.posterior import Posterior, posterior
-from guides.shared import make_source
 from guides.sites import Latents
-from guides.source import Source
+from guides.source import Kappa, Source
 from zoo.context import factory
 from zoo.data import Batch, as_dataset
-from zoo.exact import knows
 from zoo.model import Model, as_model
 from zoo.objectives.bounds import mean
-from zoo.registry import resolve
 from zoo.weights import log_weights
 
 
 class Guide(nn.Module):
     """q(g) Π_n Ψ(z_n; κ_n): one family for the local latents, one for the global ones.
 
-    The latents are found by one run of the model on the data. Discrete locals are left to be summed
-    out exactly. Supports other than R^d are reached by ``biject_to`` with its Jacobian.
+    The latents are found by one run of the model on the data. Discrete locals y are summed out
+    exactly given z, or have a classifier: q(y | x) Ψ(z; κ(x, y)), see ``estimator``. Supports other
+    than R^d are reached by ``biject_to`` with its Jacobian.
 
     Args:
         model: p, a ``Model`` or a plain Pyro function.
@@ -43,9 +44,13 @@ class Guide(nn.Module):
         inference: where κ_n comes from, a word (``per_datapoint``, ``amortized``,
             ``semi_amortized``; ``bottom_up`` and ``top_down`` for several layers of latents) or a
             class; by default the one that the model names in ``inference``, else ``amortized``.
+        estimator: what becomes of discrete latents of the rows: ``collapse``, no q(y | x); or with
+            q(y | x) ``enumerate``, ``score`` or ``gumbel``, three ways to its gradient; by default
+            what the model names in ``estimator``, else ``collapse``.
         global_family: Ψ of the global latents, or the name of a Pyro AutoGuide
             (``AutoMultivariateNormal``).
-        family_options, inference_options, global_options: keyword arguments of the three.
+        family_options, inference_options, estimator_options, classifier_options, global_options:
+            keyword arguments of each; of the classifier, see ``guides.classifier``.
 
     Raises:
         ValueError: an unknown word (the nearest ones are named), ``exact`` for a model without a
@@ -69,53 +74,39 @@ class Guide(nn.Module):
         family: str | type[Family] = "mean_field",
         inference: str | type[Source | Structured] | None = None,
         *,
+        estimator: str | None = None,
         global_family: str | type[Family] = "mean_field",
         family_options: Mapping[str, Any] | None = None,
         inference_options: Mapping[str, Any] | None = None,
+        estimator_options: Mapping[str, Any] | None = None,
+        classifier_options: Mapping[str, Any] | None = None,
         global_options: Mapping[str, Any] | None = None,
     ):
         super().__init__()
         model, data = as_model(model), as_dataset(data)
         inference = inference or getattr(model, "inference", "amortized")
-        self.spec = {
-            "family": family,
-            "inference": inference,
-            "global_family": global_family,
-            "family_options": dict(family_options or {}),
-            "inference_options": dict(inference_options or {}),
-            "global_options": dict(global_options or {}),
-        }  # what a run on disk remembers of q
         self.__dict__["model"] = model  # p is not a part of q: no shared parameters in q's state
         head = next(data.batches(min(len(data), 97))).to(model.device)
         model.resolve(head)
+        head = head.without(*(name for name in {*model.labels, *data.partial} if name in head))
         self.latents = Latents.find(model, head)
+        estimator = estimator_for(model, self.latents, estimator)
+        self.spec = {
+            "family": family,
+            "inference": inference,
+            "estimator": estimator,
+            "global_family": global_family,
+            "family_options": dict(family_options or {}),
+            "inference_options": dict(inference_options or {}),
+            "estimator_options": dict(estimator_options or {}),
+            "classifier_options": dict(classifier_options or {}),
+            "global_options": dict(global_options or {}),
+        }  # what a run on disk remembers of q
         with factory(model.device, model.dtype):
-            self._build_local(data, family, inference, family_options, inference_options)
+            parts = build_local(model, data, self.latents, self.spec)
+            self.family, self.source, self.classifier = parts
             self._build_global(head, global_family, global_options)
         self.to(device=model.device, dtype=model.dtype)
-
-    def _build_local(self, data, family, inference, family_options, inference_options) -> None:
-        local = self.latents.local
-        find = resolve("inference", inference) if isinstance(inference, str) else inference
-        self.family: Family | None = None
-        self.source: Source | None = None
-        if not local.dim:
-            return
-        self.family = chosen = made(family, local.dim, family_options or {})
-        chosen.bind(self.latents)
-        if not chosen.uses_kappa:
-            if not knows(self.model, "posterior"):
-                raise ValueError(
-                    f"{type(self.model).__name__} does not know its posterior; use the family "
-                    "mean_field, full_rank or low_rank"
-                )
-            return
-        options, names = inference_options or {}, self.latents.names
-        if issubclass(find, Structured):
-            make = partial(made, family, options=family_options or {})
-            self.family = find(self.model, data, self.latents, make, **options)
-        else:
-            self.source = make_source(find, self.model, chosen, data, names, options)
 
     def _build_global(self, batch, family, options) -> None:
         sites = self.latents.global_
@@ -160,11 +151,9 @@ class Guide(nn.Module):
         with factory(self.model.device, self.model.dtype):
             return self.draw(batch, self._source(batch))
 
-    def _source(self, batch: Batch) -> Callable[[Batch], Tensor]:
+    def _source(self, batch: Batch) -> Callable[..., Tensor]:
         source = self.source
-        if source is None:
-            return lambda _: torch.empty(0)
-        return lambda b: source(b, lambda kappa: self._score(b, kappa))
+        return (lambda _: torch.empty(0)) if source is None else Kappa(source, self._score)
 
     def _score(self, batch: Batch, kappa: Tensor) -> Tensor:
         """(B,): one noisy ELBO a datapoint at κ, hidden from every handler outside."""
@@ -185,7 +174,7 @@ class Guide(nn.Module):
             return self.draw(batch, self._source(batch), refined=True)
 
     def draw(
-        self, batch: Batch, source: Callable[[Batch], Tensor], refined: bool = False
+        self, batch: Batch, source: Callable[..., Tensor], refined: bool = False
     ) -> dict[str, Tensor]:
         """Samples every latent, with κ of the local ones from ``source``."""
         values: dict[str, Tensor] = {}
@@ -195,31 +184,18 @@ class Guide(nn.Module):
         elif self.global_family is not None:
             q = self.global_family(self.global_kappa)
             values |= sample("_global", q, self.latents.global_, self.global_family)
-        if self.family is not None:
+        if self.family is not None or self.classifier is not None:
             local = self.latents.local, self.family
-            values |= sample_local(*local, self.model, batch, source, refined)
+            values |= sample_local(*local, self.model, batch, source, refined, self.classifier)
         return values
 
     def distribution(self, batch: Batch) -> dist.TorchDistribution:
-        """q over the packed, unconstrained local latents: batch shape (B,), event shape (d,).
-
-        ValueError for a family that cannot score a given z: it has draws alone.
-        """
-        if self.family is None:
-            raise ValueError("the model has no continuous local latents")
-        if not self.family.scores:
-            raise ValueError(
-                f"the family {type(self.family).__name__} cannot score a given z: only its own "
-                "draws have a density; use posterior(batch), or a family such as mean_field"
-            )
-        return self.family.distribution(self.model, batch, self._source(batch))
+        """q over the packed, unconstrained local latents. See ``guides.density``."""
+        return distribution(self, batch)
 
     def log_prob(self, batch: Batch, latents: Mapping[str, Tensor]) -> Tensor:
         """log q(z | x) of given local latents (..., B, *event) -> (..., B), in nats."""
-        q = self.distribution(batch)
-        raw, log_jacobian = self.latents.local.pack(latents)
-        density = self.family is not None and self.family.has_density
-        return q.log_prob(raw) - (log_jacobian if density else 0)
+        return log_prob(self, batch, latents)
 
     def log_prob_global(self, latents: Mapping[str, Tensor]) -> Tensor:
         """log q(g) of given global latents (..., *event) -> (...), in nats."""
@@ -228,6 +204,14 @@ class Guide(nn.Module):
         raw, log_jacobian = self.latents.global_.pack(latents)
         q, density = self.global_family(self.global_kappa), self.global_family.has_density
         return q.log_prob(raw) - (log_jacobian if density else 0)
+
+    def classify(self, batch: Batch) -> dict[str, Tensor]:
+        """q(y = c | x) of every discrete latent of the rows, (B, C). See ``guides.labels``."""
+        return classify(self, batch)
+
+    def baseline(self, h: Tensor, batch: Batch) -> tuple[Any, Any]:
+        """What ``score`` subtracts from log weights h (S, K, B), and the loss that trains it."""
+        return baseline(self, h, batch)
 
     def posterior(self, batch: Batch, num_samples: int = 1000) -> Posterior:
         """Named draws of q for the rows of a batch. See ``guides.posterior``."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from guides.inference import PerDatapoint
+from guides.source import with_labels
+from guides.table import PerDatapoint
 from zoo.context import frozen, seeded, stream, validation
 from zoo.data import Batch, Dataset
 from zoo.objectives.bounds import log_mean_exp, mean
@@ -70,7 +74,8 @@ def infer(
     with frozen(model, guide), apart, validation(False), poutine.block():
         for batch in data.batches(batch_size):
             batch = batch.to(device)
-            kappa = start.expand(len(batch), -1).clone().requires_grad_()
+            rows = len(batch) * guide.source.states
+            kappa = start.expand(rows, -1).clone().requires_grad_()
             optimizer = torch.optim.Adam([kappa], lr=rate, betas=(0.9, 0.99))
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
             with torch.enable_grad():
@@ -80,15 +85,24 @@ def infer(
                     optimizer.step()
                     schedule.step()
             parts.append(kappa.detach())
-    source = PerDatapoint(data, start)
+    source = PerDatapoint(data, start, label_classes=guide.source.labels)
     source.table.weight = nn.Parameter(torch.cat(parts))
     return guide.with_source(source)
 
 
 def _loss(guide: Guide, batch: Batch, kappa: Tensor, num_particles: int, objective: str) -> Tensor:
     """-Σ_n bound_n(κ_n); of the ELBO with the parameters of log q held, where that is cheap."""
-    family = guide.family
-    assert family is not None
+    family, source = guide.family, guide.source
+    assert family is not None and isinstance(source, PerDatapoint)
+    if source.labels:  # κ of every label
+        batch = replace(batch, index=torch.arange(len(batch), device=kappa.device))
+
+        def found(rows: Batch, labels: Mapping[str, Tensor] | None = None) -> Tensor:
+            rows, lead = with_labels(rows, labels or {})
+            return source.pick(rows, lambda place: kappa[place]).reshape(*lead, len(batch), -1)
+
+        weights = log_weights(guide.model, partial(guide.draw, source=found), batch, num_particles)
+        return -weights.bound(REDUCE[objective]).sum()
     weights = log_weights(
         guide.model, lambda b: guide.draw(b, lambda _: kappa), batch, num_particles
     )
@@ -118,7 +132,8 @@ def restrict(guide: Guide, data: Dataset, index: Tensor) -> tuple[Guide, Dataset
     rows = data.subset(index)
     if not isinstance(guide.source, PerDatapoint):
         return guide, rows
-    table = guide.source.table.weight.detach()
-    source = PerDatapoint(rows, table[0])
-    source.table.weight = nn.Parameter(table[index.to(table.device)])
+    table, states = guide.source.table.weight.detach(), guide.source.states
+    source = PerDatapoint(rows, table[0], label_classes=guide.source.labels)
+    kept = table.unflatten(0, (-1, states))[index.to(table.device)].flatten(0, 1)
+    source.table.weight = nn.Parameter(kept)
     return guide.with_source(source), rows

@@ -3,59 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot, softplus
+from torch.nn.functional import linear, one_hot, softplus
 
 from guides.family import inverse_softplus
 from guides.source import Objective, Source
+from guides.table import PerDatapoint
 from zoo.data import Batch, Dataset
-from zoo.nets import network
+from zoo.nets import MLP, indicator, join, network
 
-MAX_TABLE = 2 * 2**30  # bytes; the optimizer keeps two more of the size
-
-
-class PerDatapoint(Source):
-    """κ_n = row n of a table: one free vector a datapoint; a step costs O(batch), not O(N).
-
-    The gradient is sparse, and so is the optimizer's step; the table and its two moments take
-    3 N P numbers. Unseen rows need an optimisation: ``guide.infer(data)``.
-
-    Raises:
-        ValueError: a table of more than 2 GiB, with its size.
-
-    Reference: Hoffman, Blei, Wang and Paisley, "Stochastic Variational Inference", 2013.
-    """
-
-    amortized: ClassVar[bool] = False
-
-    def __init__(self, data: Dataset, initial: Tensor, latents: tuple[str, ...] = ()):
-        super().__init__(data, initial, latents)
-        _check_size(len(data), initial)
-        table = initial.expand(len(data), -1).clone()
-        self.table = nn.Embedding.from_pretrained(table, freeze=False, sparse=True)  # (N, P)
-        self.fingerprint = data.fingerprint
-
-    def forward(self, batch: Batch, objective: Objective) -> Tensor:
-        if batch.fingerprint != self.fingerprint:
-            raise ValueError(
-                f"this guide has a table of {self.table.num_embeddings} rows for the data set it "
-                f"was built with; the batch belongs to another, of {batch.size} rows: call "
-                "guide.infer(data) for unseen rows"
-            )
-        return self.table(batch.index)
-
-
-def _check_size(rows: int, row: Tensor) -> None:
-    size = rows * row.numel() * row.element_size()
-    if size > MAX_TABLE:
-        raise ValueError(
-            f"a table of {rows} rows of {row.numel()} numbers takes {size / 2**30:.1f} GiB, more "
-            f"than {MAX_TABLE / 2**30:.0f}; use --inference amortized, a shorter flow, or weights "
-            "that all rows share (--family.flow shared)"
-        )
+__all__ = ["Amortized", "PerDatapoint", "SemiAmortized"]
 
 
 class Amortized(Source):
@@ -73,6 +32,8 @@ class Amortized(Source):
         net: mlp, or conv for data with an ``image_shape``, with ``hidden`` dense layers after it.
         gated: hidden layers are gated, a(W h + b) ⊙ σ(V h + c).
         classes: name -> number of classes of a label, as the model has it.
+        label_classes: the same of labels that are latents where they are not given; they are read
+            behind all else.
 
     Raises:
         ValueError: nothing to read; conv for data that are no images.
@@ -95,16 +56,17 @@ class Amortized(Source):
         net: str = "mlp",
         gated: bool = False,
         classes: Mapping[str, int] | None = None,
+        label_classes: Mapping[str, int] | None = None,
     ):
         super().__init__(data, initial, latents)
-        self.classes = dict(classes or {})
+        self.classes, self.labels = dict(classes or {}), dict(label_classes or {})
         names = (name for name in data.names if name not in latents)
         # A convolution looks for the image first.
         self.names = tuple(sorted(names, key=lambda name: net == "conv" and name != "x"))
         if not self.names:
             raise ValueError("the data have no observed values for an encoder to read")
         rows = torch.arange(min(len(data), 10_000), device=data.device)
-        head = self._raw(data.fixed().batch(rows), initial.dtype)
+        head = self._raw(data.without(*data.partial).fixed().batch(rows), initial.dtype)
         self.masked = tuple(name for name in self.names if name in data.observed)
         spread = head.std(0, correction=0)
         # A column that hardly varies, such as a pixel at the edge, must not be blown up.
@@ -113,6 +75,7 @@ class Amortized(Source):
         self.register_buffer("spread", torch.where(spread > 0, spread, 1.0))  # (F,)
         self.register_buffer("start", initial)  # (P,)
         width = head.shape[-1] + sum(data.event_shape(name).numel() for name in self.masked)
+        self.width = width = width + sum(self.labels.values())  # F
         shape = data.image_shape if "x" in self.names else None
         self.encoder = encoder or network(
             net, width, tuple(hidden), len(initial), activation, gated, shape
@@ -136,6 +99,15 @@ class Amortized(Source):
 
     def features(self, batch: Batch) -> Tensor:
         """(B, F): what the encoder reads."""
+        seen = self.seen(batch)
+        return join(seen, self.said(batch)) if self.labels else seen
+
+    def said(self, labels: Mapping[str, Tensor]) -> Tensor:
+        """(..., Σ C): labels as vectors, one-hot or relaxed."""
+        return join(*(indicator(labels[name], size) for name, size in self.labels.items()))
+
+    def seen(self, batch: Batch) -> Tensor:
+        """(B, F - Σ C): what is read but for labels."""
         if lost := sorted(set(self.names) - set(batch.values)):
             raise ValueError(f"the encoder reads {list(self.names)}, the batch lacks {lost}")
         raw = self._raw(batch, self.center.dtype)
@@ -162,6 +134,20 @@ class Amortized(Source):
             )
         return self.start + kappa
 
+    def given(self, batch: Batch, labels: Mapping[str, Tensor], objective: Objective) -> Tensor:
+        first = next(iter(self.encoder), None) if isinstance(self.encoder, MLP) else None
+        plain = (
+            type(self).forward is Amortized.forward and type(self).features is Amortized.features
+        )
+        if not (plain and isinstance(first, nn.Linear)):
+            return super().given(batch, labels, objective)
+        seen, said = self.seen(batch), self.said(labels)  # x is read once, whatever y
+        x, y = first.weight.split([seen.shape[-1], said.shape[-1]], -1)
+        kappa = linear(seen, x, first.bias) + linear(said, y)
+        for layer in list(self.encoder)[1:]:
+            kappa = layer(kappa)
+        return self.start + kappa
+
 
 class SemiAmortized(Amortized):
     """κ_n from an encoder, then ``steps`` gradient steps on the bound of each datapoint.
@@ -174,7 +160,7 @@ class SemiAmortized(Amortized):
         hidden: widths of the encoder's hidden layers.
         activation: as for ``amortized``.
         encoder: a network of yours.
-        net, gated, classes: as for ``amortized``.
+        net, gated, classes, label_classes: as for ``amortized``.
         steps: T.
         step_size: η at the start.
         num_particles: draws for each inner gradient.
@@ -202,8 +188,10 @@ class SemiAmortized(Amortized):
         net: str = "mlp",
         gated: bool = False,
         classes: Mapping[str, int] | None = None,
+        label_classes: Mapping[str, int] | None = None,
     ):
-        super().__init__(data, initial, latents, hidden, activation, encoder, net, gated, classes)
+        like = (hidden, activation, encoder, net, gated, classes, label_classes)
+        super().__init__(data, initial, latents, *like)
         if steps < 1 or step_size <= 0 or clip <= 0 or num_particles < 1:
             raise ValueError("steps, step_size, num_particles and clip are positive")
         self.steps, self.clip, self.through = steps, clip, through

@@ -32,12 +32,14 @@ class Structured(Family):
 
     Attributes:
         reverse: whether the layer that the model samples last is drawn first.
+        classifies: whether it takes ``classify`` and makes a ``classifier`` of labels by it.
 
     Raises:
         ValueError: a family without κ, or one that cannot score a given z.
     """
 
     reverse: ClassVar[bool]
+    classifies: ClassVar[bool] = False
     uses_kappa: ClassVar[bool] = False
 
     def __init__(

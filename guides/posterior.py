@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from zoo.data import Batch
+from zoo.handlers import Particles, Record, log_prob
+from zoo.particles import outer_sum, split
 from zoo.weights import log_weights
 
 if TYPE_CHECKING:
@@ -21,12 +23,13 @@ class Posterior:
 
     Attributes:
         samples: by site; local (S, B, *event), global (S, *event), discrete (S, B) drawn from
-            q(z) p(y | x, z).
-        log_q: (S, B), log q(z | x) of the continuous local latents, in nats; NaN for draws of a
-            Markov chain, which have no density.
+            q(y | x), or else from q(z) p(y | x, z).
+        log_q: (S, B), log q(z | x) of the continuous local latents, in nats, with a classifier
+            log q(z | x, y) at the y drawn with them; NaN for draws of a Markov chain, which have no
+            density.
         log_q_global: (S,), log q(g).
-        probabilities: by discrete site, (B, C): p(y | x, z) averaged over the draws, which is the
-            responsibilities where nothing else is latent.
+        probabilities: by discrete site, (B, C): q(y | x), or else p(y | x, z) averaged over the
+            draws, which is the responsibilities where nothing else is latent.
     """
 
     samples: dict[str, Tensor]
@@ -67,6 +70,8 @@ def posterior(guide: Guide, batch: Batch, num_samples: int = 1000) -> Posterior:
     weights = log_weights(guide.model, draw, batch, inner, outer)
     rows = len(batch)
     samples = {}
+    if weights.log_q_enum is not None:  # y ~ q(y | x), and z given that
+        return _with_labels(guide, batch, inner, outer)
     for site in guide.latents.local.sites:
         value = weights.values[site.name]
         samples[site.name] = value.reshape(num_samples, rows, *site.shape)
@@ -89,3 +94,26 @@ def posterior(guide: Guide, batch: Batch, num_samples: int = 1000) -> Posterior:
         log_q_global=weights.log_q_global.expand(num_samples),
         probabilities=probabilities,
     )
+
+
+def _with_labels(guide: Guide, batch: Batch, inner: int, outer: int) -> Posterior:
+    """Draws of a guide with q(y | x), each with a value of y."""
+    model, rows = guide.model, len(batch)
+    with Record() as q, Particles(outer, inner, model.plate):
+        guide(batch.unscaled())
+    count, latents = inner * outer, guide.latents
+    samples, log_q = {}, torch.zeros(count, rows, device=batch.index.device, dtype=model.dtype)
+    for site in latents.local.sites:
+        samples[site.name] = q.sites[site.name]["value"].reshape(count, rows, *site.shape)
+    for site in latents.global_.sites:
+        samples[site.name] = q.sites[site.name]["value"].reshape(count, *site.shape)
+    for name in latents.discrete:
+        if name not in batch:
+            samples[name] = q.sites[name]["value"].reshape(count, rows)
+    inside, outside = split(q.sites, model.plate)
+    for site in inside:
+        if site["name"] not in latents.discrete and not (site["infer"] or {}).get("reward"):
+            log_q = log_q + log_prob(site).reshape(count, rows)
+    probabilities = {n: p for n, p in guide.classify(batch).items() if n not in batch}
+    log_q_global = outer_sum(outside, outer, log_q.new_zeros(()))
+    return Posterior(samples, log_q, log_q_global.expand(count), probabilities)

@@ -47,6 +47,7 @@ def make_source(
     data: Dataset,
     latents: tuple[str, ...],
     options: Mapping[str, Any],
+    labels: Mapping[str, int] | None = None,
 ) -> Source:
     """The source of κ: the model's own encoder where it has one for this family, else ``find``'s.
 
@@ -56,11 +57,19 @@ def make_source(
         family: Ψ.
         data, latents: as for ``Source``.
         options: the source's keyword arguments.
+        labels: site -> number of classes, of labels that κ is given: q(z | x, y).
     """
     start = family.initial()
-    own = options.get("encoder") is None and type(family) is MeanField and find is Amortized
+    own = (
+        not labels
+        and options.get("encoder") is None
+        and type(family) is MeanField
+        and find is Amortized
+    )
     if own and model.shared_encoder is not None and "x" not in latents:
         return Shared(data, start, latents, model)
     if model.classes and issubclass(find, Amortized):
         options = {"classes": model.classes, **options}
+    if labels:
+        options = {"label_classes": labels, **options}
     return find(data, start, latents, **options)

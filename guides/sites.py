@@ -106,11 +106,16 @@ class Sites:
 
 @dataclass(frozen=True)
 class Latents:
-    """What is hidden in a model, given a batch: continuous local, global, and discrete local."""
+    """What is hidden in a model, given a batch: continuous local, global, and discrete local.
+
+    Attributes:
+        classes: by discrete latent, how many values it has.
+    """
 
     local: Sites
     global_: Sites
     discrete: tuple[str, ...]
+    classes: Mapping[str, int]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -126,7 +131,7 @@ class Latents:
         """
         with poutine.block(), Record() as record, torch.no_grad():
             observe(model)(batch)
-        local, global_, discrete = [], [], []
+        local, global_, discrete = [], [], {}
         for name, site in record.sites.items():
             if site["is_observed"]:
                 continue
@@ -144,10 +149,10 @@ class Latents:
                         f"discrete latent {name!r} {where} cannot be enumerated; sum it out in the "
                         "model or make it continuous"
                     )
-                discrete.append(name)
+                discrete[name] = len(site["fn"].enumerate_support(expand=False))
             else:
                 (local if inside else global_).append(Site.of(site, inside))
-        return cls(Sites(local), Sites(global_), tuple(discrete))
+        return cls(Sites(local), Sites(global_), tuple(discrete), discrete)
 
 
 def log_abs_det(transform: Any, raw: Tensor, value: Tensor) -> Tensor:

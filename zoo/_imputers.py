@@ -29,7 +29,7 @@ def importance(
         now = min(most, count - done)
         with _Keep(site) as seen:
             weights = log_weights(model, guide, batch, now)
-        log_w = weights.marginal[0]  # (K, B)
+        log_w = weights.summed[0]  # (K, B)
         before, total = total, torch.logaddexp(total, log_w.logsumexp(0))
         square = torch.logaddexp(square, (2 * log_w).logsumexp(0))
         share = (log_w - total).exp().nan_to_num(0)

@@ -33,7 +33,7 @@ class AtMean(Messenger):
             message["value"] = mean_of(message["fn"])
 
 
-class _EnumerateLatents(Enumerate):
+class EnumerateLatents(Enumerate):
     """Runs through the discrete latents, the data themselves left alone."""
 
     def __init__(self, plate: str, site: str):
@@ -124,7 +124,7 @@ def expected(
     """
     plate, run = model.plate, observe(model) if seen else model.run
     held = {name: {"value": value} for name, value in latents.items()}
-    with Record() as p, _EnumerateLatents(plate, site) as states, AtMean(site), Replay(held):
+    with Record() as p, EnumerateLatents(plate, site) as states, AtMean(site), Replay(held):
         run(rows.unscaled())
     found = _of(p, site)
     mean, event = mean_of(found["fn"]), found["fn"].event_shape

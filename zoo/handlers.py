@@ -203,15 +203,15 @@ class Particles(Messenger):
 
 
 class Replay(Messenger):
-    """Gives the latents of a model the values that a guide has drawn."""
+    """Gives the latents of a model the values that a guide has drawn, or relaxed (``Relaxed``)."""
 
     def __init__(self, sites: Mapping[str, Any]):
-        super().__init__()
         self.sites = sites
 
     def _pyro_sample(self, message: Any) -> None:
-        if is_latent(message) and message["name"] in self.sites:
-            message["value"] = self.sites[message["name"]]["value"]
+        if is_latent(message) and (site := self.sites.get(message["name"])):
+            message["value"], fn = site["value"], site.get("fn")
+            message["fn"] = fn.against(message["fn"]) if hasattr(fn, "against") else message["fn"]
             message["infer"] = {**(message["infer"] or {}), "_replayed": True}
 
 

@@ -50,7 +50,7 @@ def hide(
         raise ValueError(f"region is one of {', '.join(REGIONS)}, got {region!r}")
     if not 0 < fraction < 1:
         raise ValueError(f"fraction is the part that is taken out, between 0 and 1, got {fraction}")
-    batch = data.fixed().batch()
+    batch = data.without(*data.partial).fixed().batch()
     x = batch["x"]
     if region == "random":
         generator = torch.Generator().manual_seed(seed)

@@ -28,6 +28,7 @@ def manifold(
     quantiles: tuple[float, float] = (0.05, 0.95),
     inputs: Mapping[str, Any] | None = None,
     held: Mapping[str, Tensor] | None = None,
+    latent: str | None = None,
     site: str = "x",
     batch_size: int = 256,
 ) -> Tensor:
@@ -45,13 +46,15 @@ def manifold(
             those of a latent that has no more.
         quantiles: the first and the last u, inside (0, 1).
         inputs: name -> one value (*event), for all points, of what the model conditions on.
-        held: name -> (*event), values of latents that all rows share, such as ``global_means``.
+        held: name -> (*event), values of latents that all points have in common: of those that all
+            rows share, such as ``global_means``, or of a class.
+        latent: the one that is varied; by default the first that the model samples.
         site: x.
         batch_size: points at a time.
 
     Raises:
-        ValueError: more than two dimensions and no ``dims``; a dimension that is not there; a plain
-            function, whose rows come from data; a missing input.
+        ValueError: more than two dimensions and no ``dims``; a dimension or a latent that is not
+            there; a plain function, whose rows come from data; a missing input.
 
     Reference: Kingma and Welling, "Auto-Encoding Variational Bayes", 2014.
 
@@ -71,7 +74,7 @@ def manifold(
     }
     held = dict(held or {})
     with seeded(0, model.device), validation(False):
-        name, shape, mean, spread = _top(model, given, held, site)
+        name, shape, mean, spread = _top(model, given, held, latent, site)
         chosen = _dims(name, shape.numel(), dims)
         u = torch.linspace(low, high, size, dtype=mean.dtype, device=mean.device)
         steps = math.sqrt(2) * torch.erfinv(2 * u - 1)  # Φ⁻¹
@@ -106,7 +109,11 @@ def _run(model: Model, rows: Batch, held: Mapping[str, Tensor]) -> dict[str, Any
 
 
 def _top(
-    model: Model, inputs: Mapping[str, Tensor], held: Mapping[str, Tensor], site: str
+    model: Model,
+    inputs: Mapping[str, Tensor],
+    held: Mapping[str, Tensor],
+    latent: str | None,
+    site: str,
 ) -> tuple[str, torch.Size, Tensor, Tensor]:
     """The first continuous latent of a row: its name, event shape, prior mean and deviation."""
     p = _run(model, _points(inputs, 1, model), held)
@@ -118,7 +125,10 @@ def _top(
     smooth = {n: s["fn"] for n, s in free.items() if not s["fn"].support.is_discrete}
     if not smooth:
         raise ValueError("the model has no continuous latents of rows, hence no latent space")
-    name, fn = next(iter(smooth.items()))
+    if latent is not None and latent not in smooth:
+        raise ValueError(f"no continuous latent of rows is called {latent!r}, only {list(smooth)}")
+    name = latent or next(iter(smooth))
+    fn = smooth[name]
     if len(free) == len(smooth):
         try:
             return name, fn.event_shape, fn.mean[0], fn.variance[0].sqrt()

@@ -46,12 +46,12 @@ class Terms(NamedTuple):
     Attributes:
         values: (K, B, d) by dimension, or (K, B, 1).
         split: whether the last dimension holds those of the site.
-        exact: whether the values are KLs in closed form (given the latents drawn before).
+        single: whether the site is one number, which has no dimensions to be split into.
     """
 
     values: Tensor
     split: bool
-    exact: bool
+    single: bool = False
 
 
 def unit_names(site: str, terms: Terms) -> list[str]:
@@ -63,42 +63,78 @@ def unit_names(site: str, terms: Terms) -> list[str]:
 def kl_terms(weights: LogWeights) -> tuple[Tensor, dict[str, Terms]]:
     """log q(z | x) − log p(z) of every particle, (K, B) averaged over draws of g, and by site.
 
-    Enumerated sites are summed out of p(z), or averaged over the guide's q(y | x). Where the guide
-    draws several sites as one vector, or the prior of one is a mixture over enumerated values,
-    there is one entry for all of them. Where every site has a closed form the first is their sum.
+    Enumerated sites are summed out of p(z). Where the guide has q(y | x) they have an entry of
+    their own, KL(q(y | x) ‖ p(y)), and the terms of the others are averaged over q(y | x). Where
+    the guide draws several sites as one vector, or the prior of one is a mixture over values that
+    are summed out, there is one entry for all of them. Where there is an entry for every site the
+    first is their sum, which has less noise: some of them are KLs in closed form.
     """
     excess, log_q = weights.log_likelihood - weights.local, weights.log_q_enum
     if log_q is not None:
-        log_q = log_q[:, None, None]  # (C, 1, 1, B)
+        log_q = log_q[:, None, None] if log_q.dim() == 2 else log_q  # (C, S, K, B)
         excess = (log_q.exp() * (excess + log_q)).sum(0)
     elif excess.dim() > 3:
         excess = -(-excess).logsumexp(0)
     p, q = weights.local_sites or ({}, {})
     drawn = [name for name in p if name not in weights.enumerated]
     lead = excess.shape  # (S, K, B)
-    if not drawn or set(drawn) != set(q) or any(log_prob(p[n]).dim() > 3 for n in drawn):
-        together = {" + ".join(drawn) or "z": Terms(excess.mean(0).unsqueeze(-1), False, False)}
+    mixed = log_q is None and any(log_prob(p[n]).dim() > 3 for n in drawn)
+    if not drawn or mixed or set(drawn) != {*q} - {*weights.enumerated}:
+        names = drawn if log_q is None else [*p]
+        together = {" + ".join(names) or "z": Terms(excess.mean(0).unsqueeze(-1), False)}
         return excess.mean(0), together
-    sites = {name: _terms(q[name], p[name], lead) for name in drawn}
-    if len(drawn) == len(p) and all(terms.exact for terms in sites.values()):
+    share = None if log_q is None else log_q.exp()
+    states = [*weights.enumerated.values()][::-1]
+    closed = [name for name in drawn if _follows(name, p, q)]
+    sites = {n: _terms(q[n], p[n], lead, n in closed, states, share) for n in drawn}
+    if log_q is not None and share is not None:
+        prior = sum((log_prob(p[n]) for n in weights.enumerated), torch.zeros(()))
+        prior = prior.expand(*states, *lead).reshape(-1, *lead)  # (C, S, K, B)
+        labels = (share * (log_q - prior)).sum(0).expand(lead).mean(0).unsqueeze(-1)
+        known = {" + ".join(weights.enumerated): Terms(labels, False, single=True)}
+        sites = {**known, **sites}
+    if share is not None or len(drawn) == len(p):
         summed = [terms.values.sum(-1) for terms in sites.values()]
         return torch.stack(summed).sum(0), sites
     return excess.mean(0), sites
 
 
-def _terms(q: Any, p: Any, lead: torch.Size) -> Terms:
-    """Of one site, averaged over draws of g: (K, B, d) or (K, B, 1)."""
-    one, other = _factors(q), _factors(p)
-    event, exact = torch.Size(), False
-    if one is not None and other is not None:
-        event = q["fn"].event_shape
-        try:
-            values, exact = kl_divergence(one, other), True
-        except NotImplementedError:
-            values = one.log_prob(q["value"]) - other.log_prob(q["value"])
-    else:
+def _follows(name: str, p: Mapping[str, Any], q: Mapping[str, Any]) -> bool:
+    """Whether q draws a site after all that p draws before it.
+
+    Only then is the mean of log q − log p, given the draws that p depends on, a KL: where q goes
+    from the bottom up, those were drawn with the site's own value in view.
+    """
+    before, drawn = [*p][: [*p].index(name)], [*q]
+    return all(drawn.index(n) < drawn.index(name) for n in before if n in q)
+
+
+def _terms(
+    q: Any, p: Any, lead: torch.Size, closed: bool, states: list[int], share: Tensor | None
+) -> Terms:
+    """Of one site, averaged over draws of g and q(y | x): (K, B, d) or (K, B, 1)."""
+    one, other, event = _factors(q), _factors(p), torch.Size()
+    if one is None or other is None:
         values = log_prob(q) - log_prob(p)
-    return Terms(values.expand(*lead, *event).reshape(*lead, -1).mean(0), bool(event), exact)
+    else:
+        event = q["fn"].event_shape
+        values = _divergence(one, other) if closed else None
+        if values is None:
+            values = one.log_prob(q["value"]) - other.log_prob(q["value"])
+    if share is None:
+        values = values.expand(*lead, *event).reshape(*lead, -1)
+    else:
+        values = values.expand(*states, *lead, *event).reshape(-1, *lead, event.numel())
+        values = (share.unsqueeze(-1) * values).sum(0)  # (S, K, B, d)
+    return Terms(values.mean(0), bool(event))
+
+
+def _divergence(q: Any, p: Any) -> Tensor | None:
+    """KL(q ‖ p) in closed form, where there is one."""
+    try:
+        return kl_divergence(q, p)
+    except NotImplementedError:
+        return None
 
 
 def _factors(site: Any) -> Any:

@@ -76,9 +76,10 @@ class LatentKL:
     """KL(q(z | x) ‖ p(z)) of the local latents, averaged over rows, in nats.
 
     Attributes:
-        total: of all of them; discrete latents that are summed out are so in p(z).
+        total: of all of them; discrete latents that are summed out are so in p(z), those of a
+            q(y | x) are among them: KL(q(y, z | x) ‖ p(y, z)).
         names: of the U units: z[0], … where q and p are independent over the dimensions of a site,
-            else the site as a whole, z.
+            else the site as a whole, z; and y of a q(y | x).
         units: (U,), each one's mean over rows and draws; empty where only the total is known. Where
             q or p couples units, as in layers, each is given the ones drawn before it.
         error: (U,), their Monte-Carlo standard errors, 0 where the KL is known in closed form.
@@ -225,7 +226,7 @@ def latent_kl(
         tuple(unit for name, kind in kinds.items() for unit in unit_names(name, kind)),
         torch.cat([mean.mean(0) for mean, _ in found.values()]),
         torch.cat([own.square().sum(0).sqrt() / len(own) for _, own in found.values()]),
-        tuple(name for name, kind in kinds.items() if not kind.split),
+        tuple(name for name, kind in kinds.items() if not (kind.split or kind.single)),
         num_samples,
     )
 

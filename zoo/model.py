@@ -36,6 +36,9 @@ class Model(nn.Module):
             with a default in ``forward`` is optional.
         plate: the name of the data plate.
         classes: by name, how many classes an input of whole numbers has; encoders read it one-hot.
+        labels: discrete sites that rows may or may not come with, such as the class of an image.
+            Where a row has no label it is a latent, and a guide with a classifier has q(y | x).
+        estimator: how q treats discrete latents of the rows where nobody says so; see ``Guide``.
         shared_encoder: a network x (..., D) -> κ of the family mean_field that the model owns and
             an amortized guide uses as its own (see ``zoo.priors.Vamp``); None where there is none.
 
@@ -58,6 +61,8 @@ class Model(nn.Module):
     plate: ClassVar[str] = "data"
     inputs: ClassVar[tuple[str, ...]] = ()
     classes: Mapping[str, int] = {}
+    labels: ClassVar[tuple[str, ...]] = ()
+    estimator: ClassVar[str] = "collapse"
     shared_encoder: nn.Module | None = None
 
     _anchor: Tensor

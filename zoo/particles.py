@@ -148,4 +148,5 @@ def one_by_one(weigh: Callable[[Mapping[str, Any]], Any], inner: int, outer: int
         global_=torch.cat([row[0].global_ for row in grid]),
         log_q_global=torch.cat([row[0].log_q_global for row in grid]),
         values={name: values(name) for name in first.values},
+        log_q_score=None if first.log_q_score is None else gather("log_q_score"),
     )

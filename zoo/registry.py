@@ -32,8 +32,8 @@ def names(kind: str) -> dict[str, str]:
     """word -> one line on it, sorted by word; without importing what it names.
 
     Args:
-        kind: ``models``, ``families``, ``inference``, ``objectives``, ``likelihoods``, ``priors``,
-            ``recipes`` or ``data``.
+        kind: ``models``, ``families``, ``inference``, ``estimators``, ``objectives``,
+            ``likelihoods``, ``priors``, ``recipes`` or ``data``.
 
     Raises:
         ValueError: an unknown kind, or a file that holds two public classes where the file's name
@@ -234,11 +234,12 @@ class _Kind(NamedTuple):
     find: Callable[[], Iterator[tuple[str, Entry]]]
 
 
-_INFERENCE = ("inference", "structured", "recurrent")  # files of guides/
+_INFERENCE = ("table", "inference", "structured", "recurrent", "codes")  # files of guides/
 _KINDS = {
     "models": _Kind("model", partial(_one_class_a_file, "zoo.models", "Model", "VAE")),
     "families": _Kind("family", partial(_one_class_a_file, "guides.families", "Family", "Flow")),
     "inference": _Kind("inference", partial(_classes_of, "guides", *_INFERENCE)),
+    "estimators": _Kind("estimator", partial(_classes_of, "guides", "estimators")),
     "objectives": _Kind("objective", _objectives),
     "likelihoods": _Kind("likelihood", partial(_classes_of, "zoo.likelihoods", "*")),
     "priors": _Kind("prior", partial(_classes_of, "zoo", "priors")),

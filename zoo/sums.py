@@ -17,8 +17,9 @@ class Sums:
     """What is kept of the log weights of some rows: sums over blocks of draws, in float64.
 
     A block has G draws, G a level that the lower levels divide and that divides the higher ones
-    but for K, or 1. Of each block are kept log Σ exp h and, at the levels below G, the mean of
-    log (1/k) Σ exp h over its groups of k.
+    but for K, or 1. Of each block are kept log Σ exp h and, at level 1 and the levels below G, the
+    mean of log (1/k) Σ exp h over its groups of k. Enumerated sites are summed out of h; where the
+    guide has q(y | x) level 1 is the ELBO, Σ_y q(y | x) [h_y − log q(y | x)], which is below.
 
     Args:
         levels: k, rising from 1 to K.
@@ -27,48 +28,55 @@ class Sums:
     def __init__(self, levels: tuple[int, ...]):
         self.levels, self.top = levels, levels[-1]
         self.block = block_size(levels)
-        self.low = [k for k in levels[:-1] if k < self.block]
-        self.pending: Tensor | None = None
-        self.log_sums: list[Tensor] = []  # (..., S, blocks, B)
+        self.low = [k for k in levels[:-1] if k == 1 or k < self.block]
+        self.pending: tuple[Tensor, Tensor] | None = None
+        self.log_sums: list[Tensor] = []  # (S, blocks, B)
         self.means: dict[int, list[Tensor]] = {k: [] for k in self.low}
         self.weights: LogWeights | None = None
 
     def add(self, weights: LogWeights) -> None:
         """Takes in a piece, (..., S, k, B)."""
         self.weights = self.weights or weights
-        h = weights.marginal.double()
-        h = h if self.pending is None else torch.cat([self.pending, h], -2)
+        h = first = weights.summed.double()
+        if weights.log_q_enum is not None:
+            first = weights.expected.double()
+        if self.pending is not None:
+            same = first is h
+            h = torch.cat([self.pending[0], h], -2)
+            first = h if same else torch.cat([self.pending[1], first], -2)
         whole = h.shape[-2] - h.shape[-2] % self.block
-        self.pending = h[..., whole:, :] if whole < h.shape[-2] else None
+        rest = h[..., whole:, :], first[..., whole:, :]
+        self.pending = rest if whole < h.shape[-2] else None
         if not whole:
             return
-        blocks = groups(h[..., :whole, :], self.block)  # (..., S, blocks, G, B)
+        blocks = groups(h[..., :whole, :], self.block)  # (S, blocks, G, B)
         self.log_sums.append(blocks.logsumexp(-2))
         for k, found in self.means.items():
-            inside = groups(blocks, k).logsumexp(-2) - math.log(k)  # (..., S, blocks, G/k, B)
+            if k == 1:
+                found.append(groups(first[..., :whole, :], self.block).mean(-2))
+                continue
+            inside = groups(blocks, k).logsumexp(-2) - math.log(k)  # (S, blocks, G/k, B)
             found.append(inside.mean(-2))
 
     def result(self, predictive: bool) -> tuple[list[Any], list[Any]]:
         """(S, B) values and variances of the bound at every level, and of its distance to K's."""
         assert self.weights is not None
-        blocks = torch.cat(self.log_sums, -2)  # (..., S, blocks, B)
+        blocks = torch.cat(self.log_sums, -2)  # (S, blocks, B)
         everything = blocks.logsumexp(-2, keepdim=True)
         if self.pending is not None:
-            rest = self.pending.logsumexp(-2, keepdim=True)
+            rest = self.pending[0].logsumexp(-2, keepdim=True)
             everything = torch.logaddexp(everything, rest)
-        top = everything - math.log(self.top)  # (..., S, 1, B)
-        value = self._over_states(top)
+        top = everything - math.log(self.top)  # (S, 1, B)
         log_ratio = blocks - math.log(self.block) - top
-        best = [(value.squeeze(-2), _variance(self._averaged(log_ratio.exp())))]
+        best = [(top.squeeze(-2), _variance(log_ratio.exp()))]
         none = torch.zeros_like(best[0][0])
         bounds, gaps = [], []
         for k in self.levels[:-1]:
-            inner = blocks if k < self.block else self._of(blocks, k)
-            ratio = self._averaged((inner - math.log(max(k, self.block)) - top).exp())
-            found = torch.cat(self.means[k], -2) if k < self.block else inner - math.log(k)
-            found = self._over_states(found)  # (S, groups, B)
+            inner = blocks if k <= self.block else self._of(blocks, k)
+            ratio = (inner - math.log(max(k, self.block)) - top).exp()
+            found = torch.cat(self.means[k], -2) if k in self.means else inner - math.log(k)
             bounds.append((found.mean(-2), _variance(found)))
-            gaps.append(((value - found).mean(-2), _variance(ratio - found)))
+            gaps.append(((top - found).mean(-2), _variance(ratio - found)))
         if not predictive:
             share = self.weights.global_.double().unsqueeze(-1) / self.weights.size
             bounds, best = ([(v + share, var) for v, var in part] for part in (bounds, best))
@@ -78,21 +86,6 @@ class Sums:
         """log Σ exp h of each group of k draws, from whole blocks."""
         size = k // self.block
         return groups(blocks[..., : blocks.shape[-2] // size * size, :], size).logsumexp(-2)
-
-    def _over_states(self, inner: Tensor) -> Tensor:
-        """Σ_y q(y | x) [I(x, y) − log q(y | x)] where the guide has q(y | x): (S, …, B)."""
-        assert self.weights is not None
-        log_q = self.weights.log_q_enum
-        if log_q is None:
-            return inner
-        log_q = log_q.double()[:, None, None]  # (C, 1, 1, B)
-        return (log_q.exp() * (inner - log_q)).sum(0)
-
-    def _averaged(self, ratio: Tensor) -> Tensor:
-        """Σ_y q(y | x) ratio where the guide has q(y | x)."""
-        assert self.weights is not None
-        log_q = self.weights.log_q_enum
-        return ratio if log_q is None else (log_q.double().exp()[:, None, None] * ratio).sum(0)
 
 
 def groups(h: Tensor, size: int) -> Tensor:

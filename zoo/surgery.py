@@ -96,7 +96,7 @@ def mutual_information(
     if min(len(data), num_rows) < 2:
         raise ValueError("mutual information needs two rows or more")
     with seeded(stream(seed, "mutual information"), model.device), validation(False):
-        count, data = min(len(data), num_rows), data.fixed()
+        count, data = min(len(data), num_rows), data.without(*data.partial).fixed()
         order = torch.randperm(len(data))[:count].sort().values
         model.resolve(data.batch(order[:97]).to(model.device))
         parts = (data.batch(part).to(model.device) for part in order.split(4096))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,96 +12,11 @@ from zoo.data import Batch
 from zoo.handlers import Enumerate, Particles, Record, Replay, is_data, log_prob
 from zoo.local_params import at_home
 from zoo.model import Model, as_model, observe
+from zoo.particle_weights import LogWeights
 from zoo.particles import one_by_one, outer_sum, split, vectorizes
+from zoo.relaxed import Relaxed
 
-
-@dataclass(frozen=True)
-class LogWeights:
-    """Log weights of S outer and K inner particles on B rows, unscaled, masks applied, in nats.
-
-    Attributes:
-        local: (S, K, B), log p(x, z | g) - log q(z | x, g); with enumerated sites (C, S, K, B).
-        global_: (S,), log p(g) - log q(g); zero without global latents.
-        log_q: (S, K, B) or (C, S, K, B), log q(z | x, g), for score-function gradients.
-        log_q_global: (S,), log q(g).
-        log_q_enum: (C, B), log q(y | x); None where the guide leaves y to be summed out.
-        log_likelihood: (S, K, B) or (C, S, K, B), log p(x | z, g), the observed sites' part of
-            ``local``; the rest of it is log p(z | g) - log q(z | x, g).
-        size: N, the rows of the data set that the batch stands for.
-        has_globals: whether any latent is outside the data plate.
-        score_sites: sites the guide drew without a path-wise gradient.
-        values: the guide's draws by site name.
-        globals: the guide's recorded global sites.
-        observed: the model's observed sites, without deterministic ones and factors.
-        enumerated: values of each enumerated site, the first the fastest in C.
-        local_sites: p's local latents and q's local sites as they were recorded; None where the
-            particles were run one by one.
-    """
-
-    local: Tensor
-    global_: Tensor
-    log_q: Tensor
-    log_q_global: Tensor
-    log_q_enum: Tensor | None
-    log_likelihood: Tensor
-    size: int
-    has_globals: bool
-    score_sites: tuple[str, ...] = ()
-    values: Mapping[str, Tensor] = field(default_factory=dict)
-    globals: Mapping[str, Any] = field(default_factory=dict)
-    observed: tuple[str, ...] = ()
-    enumerated: Mapping[str, int] = field(default_factory=dict)
-    local_sites: tuple[Mapping[str, Any], Mapping[str, Any]] | None = None
-
-    @property
-    def log_weight(self) -> Tensor:
-        """(K, B), where there are neither global latents nor enumerated sites of the guide's."""
-        if self.has_globals or self.log_q_enum is not None:
-            raise ValueError(
-                "one weight a datapoint exists only without global latents and without q(y|x); "
-                "use .local, .global_ and .log_q_enum"
-            )
-        return self.marginal[0]
-
-    @property
-    def marginal(self) -> Tensor:
-        """(S, K, B): sites enumerated in the model alone are summed out, particle by particle."""
-        if self.local.dim() == 3 or self.log_q_enum is not None:
-            return self.local
-        return self.local.logsumexp(0)
-
-    def discrete(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """p(y | x, z) over the joint states, (C, S, K, B), and a draw (S, K, B) of each site.
-
-        Where the guide has q(y | x) the draws are still the model's, given the guide's z.
-        """
-        joint = self.local.softmax(0)
-        state = torch.distributions.Categorical(joint.movedim(0, -1)).sample()
-        draws, stride = {}, 1
-        for name, size in self.enumerated.items():
-            draws[name] = (state // stride) % size
-            stride *= size
-        return joint, draws
-
-    def bound(self, reduce: Callable[[Tensor], Tensor]) -> Tensor:
-        """(S, B): ``reduce`` takes the particles (dimension -2) away.
-
-        Where the guide has q(y | x): Σ_y q(y|x) [I(x, y) - log q(y|x)], I(x, y) being ``reduce``
-        of log p(x, y, z_k)/q(z_k | x, y).
-        """
-        inner = reduce(self.marginal)
-        if self.log_q_enum is None:
-            return inner
-        log_q = self.log_q_enum.unsqueeze(1)  # (C, 1, B)
-        return (log_q.exp() * (inner - log_q)).sum(0)
-
-    def per_row(self, reduce: Callable[[Tensor], Tensor]) -> Tensor:
-        """(S, B): bound_n + global_/N, each row with its share of the global latents."""
-        return self.bound(reduce) + self.global_.unsqueeze(-1) / self.size
-
-    def per_datapoint(self, reduce: Callable[[Tensor], Tensor]) -> Tensor:
-        """(S,): [global_ + (N/B) Σ_n bound_n] / N, in nats per datapoint."""
-        return self.per_row(reduce).mean(-1)
+__all__ = ["LogWeights", "log_weights"]
 
 
 def log_weights(
@@ -184,16 +98,14 @@ def _weigh(
         summed = sum(terms, like)
         return summed.expand(*reversed(sizes.values()), *base).reshape(*states, *base)
 
-    q_in, q_out = split(q.sites, plate)
+    rewards = [s for s in q.sites.values() if _marked(s, "reward")]
+    drawn = {name: site for name, site in q.sites.items() if not _marked(site, "reward")}
+    q_in, q_out = split(drawn, plate)
     p_in, p_out = split(p.sites, plate)
     if not p_in:
         raise ValueError(f"the model samples nothing inside its data plate {plate!r}")
     q_enum = [s for s in q_in if s["name"] in by_guide.sizes]
-    if given_draw := [s["name"] for s in q_enum if set(log_prob(s).shape[-3:-1]) - {1}]:
-        raise ValueError(
-            f"the guide enumerates {given_draw} given a draw of another latent; let it sample them "
-            "before the others, given the data alone"
-        )
+    q_score = [s for s in q_in if _marked(s, "score")]
     log_q = total(log_prob(s) for s in q_in if s["name"] not in by_guide.sizes)
     log_q_global = outer_sum(q_out, outer, like)
     scores = [log_prob(s) for s in p_in]
@@ -202,12 +114,12 @@ def _weigh(
         global_=outer_sum(p_out, outer, like) - log_q_global,
         log_q=log_q,
         log_q_global=log_q_global,
-        log_q_enum=total(map(log_prob, q_enum))[:, 0, 0] if q_enum else None,
+        log_q_enum=_log_q_enum(q_enum, total),
         log_likelihood=total(t for t, s in zip(scores, p_in, strict=True) if s["is_observed"]),
-        size=batch.size,
+        size=batch.total,
         has_globals=bool(q_out),
         score_sites=tuple(s["name"] for s in q_in + q_out if _needs_score(s)),
-        values={name: site["value"] for name, site in q.sites.items()},
+        values={name: site["value"] for name, site in drawn.items()},
         globals={site["name"]: site for site in q_out},
         observed=tuple(n for n, s in p.sites.items() if is_data(s)),
         enumerated=sizes,
@@ -215,13 +127,33 @@ def _weigh(
             {s["name"]: s for s in p_in if not s["is_observed"]},
             {s["name"]: s for s in q_in},
         ),
+        reward=-sum(_by_row(log_prob(s)) for s in rewards) if rewards else None,
+        log_q_score=total(map(log_prob, q_score)) if q_score else None,
+        relaxed=tuple(s["name"] for s in q_in if isinstance(s["fn"], Relaxed)),
     )
+
+
+def _log_q_enum(sites: list[Any], total: Callable[..., Tensor]) -> Tensor | None:
+    """(C, B), or (C, S, K, B) where the enumerated sites are given draws of others."""
+    if not sites:
+        return None
+    given_draw = any(set(log_prob(s).shape[-3:-1]) - {1} for s in sites)
+    log_q = total(map(log_prob, sites))
+    return log_q if given_draw else log_q[:, 0, 0]
+
+
+def _by_row(value: Tensor) -> Tensor:
+    """(..., B) -> (B,), averaged over particles."""
+    return value.reshape(-1, value.shape[-1]).mean(0)
+
+
+def _marked(site: Any, mark: str) -> bool:
+    return bool((site["infer"] or {}).get(mark))
 
 
 def _needs_score(site: Any) -> bool:
     """Whether the draw loses a gradient that parameters want."""
-    infer = site["infer"] or {}
-    if site["fn"].has_rsample or infer.get("_enumerated") or infer.get("exact"):
+    if site["fn"].has_rsample or any(_marked(site, m) for m in ("_enumerated", "exact", "score")):
         return False
     return torch.is_grad_enabled() and log_prob(site).requires_grad
 

@@ -105,7 +105,7 @@ def common_error(a: Guide, b: Guide, data: Dataset, num_particles: int) -> float
                 weights = log_weights(guide.model, guide, batch.to(device), PROBE)
             if weights.has_globals or weights.log_q_enum is not None:
                 return None
-            sides.append(weights.marginal[0])  # (K, B)
+            sides.append(weights.summed[0])  # (K, B)
         total += (sides[0] - sides[1]).var(0).sum().item() / num_particles
     return math.sqrt(total) / len(data)
 

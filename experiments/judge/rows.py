@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,7 @@ class Judged:
 def judge(spec: Spec, model: Model, guide: Guide, split: Split) -> Judged:
     """Figures of the training and test rows, of ``spec.eval_rows`` each."""
     options = {"num_particles": spec.eval_particles, "seed": EVALUATION_SEED}
+    split = replace(split, train=split.train.without(*given_labels(model, split.train)))
     chosen = judged_rows(split, 0 if guide.latents.global_.dim else spec.eval_rows)
     train_guide = guide
     if chosen.train is not split.train:
@@ -49,6 +50,11 @@ def judge(spec: Spec, model: Model, guide: Guide, split: Split) -> Judged:
     test_guide = guide.infer(chosen.test, **row_fit(spec))
     test = evaluate(model, test_guide, chosen.test, predictive=True, **options)
     return Judged(chosen, train, test, train_guide, test_guide)
+
+
+def given_labels(model: Model, data: Dataset) -> list[str]:
+    """Labels that rows come with: the bounds that are reported are those of x alone."""
+    return [name for name in dict.fromkeys((*model.labels, *data.partial)) if name in data.names]
 
 
 def row_fit(spec: Spec) -> dict[str, Any]:
@@ -66,7 +72,7 @@ def judged_rows(split: Split, count: int) -> Split:
         for data in (split.train, split.test)
     ]
     assert sides[0] is not None
-    return Split(sides[0], sides[1], split.record)
+    return replace(split, train=sides[0], test=sides[1])
 
 
 def choice(data: Dataset, count: int) -> torch.Tensor:

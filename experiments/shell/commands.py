@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.runs import Outcome, Spec, complete, read_config, run
+from experiments.several import several
 from experiments.shell.options import CLASSES, PARTS, Option, collect, of, summary_of
 from experiments.shell.parser import (
     ALONE,
@@ -23,12 +24,12 @@ from experiments.shell.parser import (
 )
 from experiments.show import report
 from experiments.show.identified import identified_tables, record_identified
-from experiments.spec import inference_of
+from experiments.spec import estimator_of, inference_of
 from zoo import store
 from zoo.checkpoint import UNSAID
 from zoo.registry import names, resolve
 
-AXES = ("model", "family", "inference", "objective", "global_family")
+AXES = ("model", "family", "inference", "estimator", "objective", "global_family")
 WITH_RESUME = ("steps", "epochs", "device", "progress", "infer_steps", "eval_particles")
 WITH_RESUME += ("eval_rows", "rotate")
 
@@ -37,6 +38,7 @@ FIT_EXAMPLES = """examples:
   zoo fit ppca --model.latent_dim 5 --family low_rank --family.rank 3 --objective renyi:0.5
   zoo fit gmm --data iris --objective em --model.num_components 3 --steps 200
   zoo fit ppca --model-from runs/wine --data wine --freeze model --inference per_datapoint
+  zoo fit m2 --data digits --labels 50 --classifier.alpha 1 --seeds 3 --out runs/m2
   zoo fit my_model.py:MyModel --data table.csv --label-column class --held-out-fraction 0.1
   zoo fit --resume runs/wine
   zoo fit --config runs/wine/config.yaml --seed 1 --out runs/wine-1
@@ -45,7 +47,9 @@ FIT_EXAMPLES = """examples:
 (`zoo fit ppca --family low_rank --help`). Dashes and underscores are the same."""
 
 
-def files(config: str | None = None, out: str | None = None, resume: str | None = None) -> None:
+def files(
+    config: str | None = None, out: str | None = None, resume: str | None = None, seeds: int = 1
+) -> None:
     """Where a run comes from and where it goes.
 
     Args:
@@ -54,6 +58,9 @@ def files(config: str | None = None, out: str | None = None, resume: str | None 
             Without it nothing is written.
         resume: the folder of a run to go on with, in its own configuration; only the number of
             steps, the device and how to report may be given besides.
+        seeds: so many runs, of seed, seed + 1, … (and label-seed, label-seed + 1, …), each in a
+            folder of its own in ``out``, and the mean and standard deviation of their figures. One
+            that is there already is not run again.
     """
 
 
@@ -83,7 +90,11 @@ def fit(argv: Sequence[str]) -> int:
     settings = merge(validate(parser, options, _kept(config, words, given)), given)
     out = settings.pop("out", None)
     settings.pop("config", None)
+    seeds = settings.pop("seeds", 1)
     spec = Spec.from_dict({"model": words["model"][0], **settings})
+    if seeds != 1:
+        report.show_seeds(several(spec, seeds, out), out)
+        return 0
     return _finish(run(spec, out), out)
 
 
@@ -196,6 +207,8 @@ def _words(
     found["family"] = [family for family, _, _ in pairs]
     if not found["inference"] and "inference" in parameters and found["model"]:
         found["inference"] = [inference_of(found["model"][0])]
+    if not found["estimator"] and "estimator" in parameters and found["model"]:
+        found["estimator"] = [estimator_of(found["model"][0])]
     found["inference"] += [inference for _, _, inference in pairs if inference]
     return found
 

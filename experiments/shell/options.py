@@ -18,10 +18,12 @@ CLASSES = {
     "model_options": ("model", "models", "model"),
     "family_options": ("family", "families", "family"),
     "inference_options": ("inference", "inference", "inference"),
+    "estimator_options": ("estimator", "estimators", "estimator"),
     "objective_options": ("objective", "objectives", "objective"),
     "global_options": ("global", "families", "global_family"),
 }
 PARTS = {"likelihood": "likelihoods", "prior": "priors"}  # what a model has by a word of its own
+CLASSIFIER = "classifier_options"  # of q(y | x), which every estimator but collapse has
 FUNCTIONS = {"fit_options": "zoo.fitting:fit", "data_options": "zoo.sources:load_data"}
 # Parameters that come from elsewhere: the data, the guide, or an option of the command itself.
 GLOBAL_START = {"init_scale": 0.1}  # what Guide starts global latents with, unless told
@@ -29,6 +31,7 @@ GIVEN = {
     "models": {"data_dim"},
     "families": {"dim"},
     "inference": {"data", "initial", "latents"},
+    "estimators": set(),
     "objectives": {"model", "guide", "batch", "num_particles"},
     "likelihoods": {"data_dim"},
     "priors": {"latent_dim", "data_dim"},
@@ -91,7 +94,7 @@ def _walk(
     function: Callable[..., Any], words: Mapping[str, Sequence[str]], skip: Sequence[str]
 ) -> Iterator[Option]:
     names = [n for n in inspect.signature(function).parameters if n not in skip]
-    plain = [n for n in names if n not in CLASSES and n not in FUNCTIONS]
+    plain = [n for n in names if n not in CLASSES and n not in FUNCTIONS and n != CLASSIFIER]
     yield from of(function, "--{}", "{}", "run", plain)
     for holder in names:
         if holder in FUNCTIONS:
@@ -99,6 +102,13 @@ def _walk(
             target = getattr(__import__(module, fromlist=[attribute]), attribute)
             title = "fit" if holder == "fit_options" else "data"
             yield from of(target, "--{}", f"{holder}.{{}}", title, skip=OF_SPEC)
+        elif holder == CLASSIFIER and set(words.get("estimator", ())) - {"collapse"}:
+            from guides.classifier import Classifier
+
+            given = {"data", "labels", "latents", "estimator"}
+            yield from of(
+                Classifier, "--classifier.{}", f"{CLASSIFIER}.{{}}", "classifier", skip=given
+            )
         elif holder in CLASSES:
             prefix, kind, axis = CLASSES[holder]
             for word in words.get(axis, ()):

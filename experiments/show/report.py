@@ -87,11 +87,63 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"As figures of all rows they have a further ± {', '.join(filter(None, parts))}."
         )
+    if summary.get("num_labels"):
+        lines += _labels(summary)
     index = summary["adjusted_rand_index"]
-    if index["train"] is not None:
+    if index["train"] is not None and not summary.get("num_labels"):
         parts = [f"{side} {value:.3f}" for side, value in index.items() if value is not None]
         lines.append(f"Adjusted Rand index against the classes: {', '.join(parts)}.")
     return lines + [f"Note: {note}." for note in summary["notes"]]
+
+
+def _labels(summary: Mapping[str, Any]) -> list[str]:
+    """The errors of a classifier, and what the bounds leave out."""
+    shown = {side: (summary.get(side) or {}).get("error") for side in ("test", "validation")}
+    parts = [f"{side} {percent(value)}" for side, value in shown.items() if value]
+    lines = [f"Error with {summary['num_labels']} labels: {', '.join(parts)}."] if parts else []
+    return [*lines, "The bounds above are of x alone: labels serve training, not these figures."]
+
+
+def percent(estimate: Mapping[str, float]) -> str:
+    """An error rate and its standard error.
+
+    Example:
+        >>> percent({"mean": 0.0333, "se": 0.0018})
+        '3.33 ± 0.18 %'
+    """
+    return f"{100 * estimate['mean']:.2f} ± {100 * estimate['se']:.2f} %"
+
+
+def show_seeds(content: Mapping[str, Any], out: str | None, console: Console | None = None) -> None:
+    """Prints the figures of several seeds: mean ± standard deviation.
+
+    Args:
+        content: what ``seeds.json`` holds.
+        out: the folder of the runs.
+        console: where to print.
+    """
+    console = console or Console()
+    count = len(content["seeds"])
+    table = Table(
+        title=f"{content['model']} on {content['data']}: {count} seeds",
+        box=SIMPLE_HEAVY,
+        caption="mean ± standard deviation over seeds; bounds in nats per datapoint",
+    )
+    for column in ("figure", "train", "test"):
+        table.add_column(column, justify="left" if column == "figure" else "right")
+    names = {"error": "error, %", "elbo": "ELBO", "iwae": "IWAE", "exact": "log p(x)"}
+    for name, title in names.items():
+        cells = []
+        for side in ("train", "test"):
+            found, times = content[side].get(name), 100 if name == "error" else 1
+            cells.append(
+                f"{times * found['mean']:.2f} ± {times * found['sd']:.2f}" if found else "–"
+            )
+        if set(cells) != {"–"}:
+            table.add_row(title, *cells)
+    console.print(table)
+    where = f"The runs are in {out}" if out else "Nothing was written; --out DIR keeps the runs."
+    console.print(where, highlight=False, soft_wrap=True)
 
 
 def _sampled(summary: Mapping[str, Any], side: str) -> str:

@@ -50,6 +50,7 @@ def filled_rows(data: Dataset) -> torch.Tensor:
 
 def some_rows(data: Dataset, most: int = 10_000) -> Batch:
     """Up to `most` rows, evenly spaced, as evaluation sees them; missing entries at the mean."""
+    data = data.without(*data.partial)
     count = min(len(data), most)
     rows = torch.linspace(0, len(data) - 1, count, device=data.device).long()
     batch = data.fixed().batch(rows)
@@ -67,3 +68,10 @@ def iris(every: int = 3) -> Dataset:
     x, labels = map(np.asarray, load_iris(return_X_y=True))
     x = (x - x.mean(0)) / x.std(0)
     return Dataset(x[::every], labels=labels[::every], name="iris")
+
+
+def num_classes_of(data: Dataset) -> dict[str, int]:
+    """{"num_classes": C} of data with labels, given or kept for judging; {} of others."""
+    known = [data["y"]] if "y" in data.names else []
+    known += [] if data.labels is None else [data.labels]
+    return {"num_classes": max(int(labels.max()) for labels in known) + 1} if known else {}

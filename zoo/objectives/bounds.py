@@ -2,8 +2,9 @@
 
 All are averages over datapoints: with global latents g the loss is
 -E_g[log p(g)/q(g) + (N/B) Σ_n bound_n(g)] / N, with inner particles that share g.
-Their gradients are path-wise. With ``beta`` other than 1 the KL terms count β times:
-h_β = log p(x | z, g) + β [log p(z | g) - log q(z | x, g)], and β log p(g)/q(g). Neither that nor
+Their gradients are path-wise; that of a discrete site that the guide draws is what the guide's
+estimator makes of it (``zoo.objectives._beside``). With ``beta`` other than 1 the KL terms count
+β times: h_β = log p(x | z, g) + β [log p(z | g) - log q(z | x, g)], and β log p(g)/q(g). Neither that nor
 ``free_bits`` leaves a bound on log p(x).
 """
 
@@ -19,6 +20,7 @@ from zoo.data import Batch
 from zoo.exact import knows, log_evidence
 from zoo.kl_weight import free_bits_excess, tempered
 from zoo.model import Model
+from zoo.objectives._beside import beside, check_pathwise, check_weighted
 from zoo.weights import LogWeights, log_weights
 
 __all__ = ["elbo", "iwae", "mle", "renyi"]
@@ -61,7 +63,8 @@ def elbo(
     Autoregressive Flow", 2016.
     """
     weights = _weights(model, guide, batch, num_particles, num_outer)
-    loss = -tempered(weights, beta).per_datapoint(mean).mean()
+    told = tempered(weights, beta)
+    loss = -told.per_datapoint(mean).mean() + beside(told, guide, batch)
     if free_bits == 0:
         return loss
     if not getattr(guide, "has_density", True):
@@ -172,14 +175,12 @@ def _loss(
     upper: bool = False,
 ) -> Tensor:
     weights = _weights(model, guide, batch, num_particles, num_outer)
-    if reduce is not mean and not getattr(guide, "has_density", True):
-        raise ValueError(
-            "a point mass (delta) has no density, so its importance weights mean nothing; use "
-            "elbo, which is then the MAP objective, or another family"
-        )
+    if reduce is not mean:
+        check_weighted(weights, guide)
     if upper and weights.has_globals:
         raise ValueError("α < 0 is an upper bound and global latents give a lower one; use α ≥ 0")
-    return -tempered(weights, beta).per_datapoint(reduce).mean()
+    told = tempered(weights, beta)
+    return -told.per_datapoint(reduce).mean() + beside(told, guide, batch)
 
 
 def _weights(model: Model, guide: Guide, batch: Batch, inner: int, outer: int) -> LogWeights:
@@ -187,16 +188,6 @@ def _weights(model: Model, guide: Guide, batch: Batch, inner: int, outer: int) -
     weights = log_weights(model, guide, batch, inner, outer)
     check_pathwise(weights)
     return weights
-
-
-def check_pathwise(weights: LogWeights) -> None:
-    """Refuses draws whose gradient a path-wise estimator would silently drop."""
-    if weights.score_sites:
-        raise ValueError(
-            f"the guide draws {list(weights.score_sites)} without a path-wise gradient; leave "
-            "discrete sites out of the guide (they are summed out), mark them "
-            'infer={"enumerate": "parallel"}, or use a reparameterized distribution'
-        )
 
 
 def mean(h: Tensor) -> Tensor:

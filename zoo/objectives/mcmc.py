@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from zoo.context import frozen
 from zoo.data import Batch
 from zoo.model import Model
-from zoo.objectives.bounds import check_pathwise, mean
+from zoo.objectives._beside import check_pathwise
+from zoo.objectives.bounds import mean
 from zoo.weights import log_weights
 
 __all__ = ["mcmc"]

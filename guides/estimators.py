@@ -1,0 +1,142 @@
+"""How q treats discrete latents of the rows, and how their gradient is estimated."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from zoo.handlers import MAX_STATES
+from zoo.nets import MLP
+from zoo.relaxed import Relaxed
+
+__all__ = ["Collapse", "Enumerate", "Gumbel", "Score"]
+
+
+class Estimator(nn.Module):
+    """How a guide with q(y | x) draws y, and what becomes of the gradient.
+
+    Attributes:
+        classifies: whether there is a q(y | x) at all.
+    """
+
+    classifies: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def draw(self, name: str, logits: Tensor) -> Tensor:
+        """Samples the site ``name`` from q(y | x), logits (..., B, C), in the data plate."""
+        raise NotImplementedError
+
+    def bind(self, width: int) -> None:
+        """Told once how many numbers the classifier reads of a row."""
+
+    def baseline(self, h: Tensor, features: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        """b, broadcast to h (S, K, B), and the loss that trains it; x is read as features."""
+        return 0.0, 0.0
+
+
+class Collapse(Estimator):
+    """No q(y | x): y is summed out of p(x, y, z) for every z that q(z | x) draws.
+
+    The exact p(y | x, z) needs no training; q(z | x) cannot depend on y.
+    """
+
+    classifies: ClassVar[bool] = False
+
+
+class Enumerate(Estimator):
+    """q(y | x), every value of y in turn: the expectation over y and its gradient are exact."""
+
+    def draw(self, name: str, logits: Tensor) -> Tensor:
+        y = dist.Categorical(logits=logits)
+        return pyro.sample(name, y, infer={"enumerate": "parallel"})
+
+
+class Score(Enumerate):
+    """q(y | x), one draw of y each particle; ∇ E_q(y)[h] = E_q(y)[∇h + (h − b) ∇ log q(y | x)].
+
+    Unbiased for every baseline b that does not depend on the draw. Where no gradient of
+    q(y | x) is taken, as in evaluation, y is enumerated, if it has at most 1024 values.
+
+    Args:
+        baseline: none; mean, the running mean of h over steps (decay 0.9); leave_one_out, the mean
+            of the other particles' h of the same row, for num_particles from 2; network, learned
+            b(x), of two hidden layers of 64, by least squares.
+
+    Reference: Williams, "Simple statistical gradient-following algorithms", 1992; Mnih and Gregor,
+    "Neural Variational Inference and Learning in Belief Networks", 2014.
+    """
+
+    level: Tensor  # ()
+    started: Tensor  # ()
+
+    def __init__(
+        self, baseline: Literal["none", "mean", "leave_one_out", "network"] = "network"
+    ) -> None:
+        super().__init__()
+        if baseline not in ("none", "mean", "leave_one_out", "network"):
+            raise ValueError(f"baseline is none, mean, leave_one_out or network, got {baseline!r}")
+        self.kind = baseline
+        self.net: nn.Module | None = None
+        if baseline == "mean":
+            self.register_buffer("level", torch.zeros(()))
+            self.register_buffer("started", torch.zeros(()))  # 0 before the first step
+
+    def bind(self, width: int) -> None:
+        if self.kind == "network":
+            self.net = MLP(width, (64, 64), 1, "relu")
+
+    def draw(self, name: str, logits: Tensor) -> Tensor:
+        if not logits.requires_grad and logits.shape[-1] <= MAX_STATES:
+            return super().draw(name, logits)
+        return pyro.sample(name, dist.Categorical(logits=logits), infer={"score": True})
+
+    def baseline(self, h: Tensor, features: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        if self.kind == "mean":
+            before = self.level.clone()
+            with torch.no_grad():
+                keep = 0.9 * self.started
+                self.level.copy_(keep * self.level + (1 - keep) * h.mean())
+                self.started.fill_(1.0)
+            return before, 0.0
+        if self.kind == "leave_one_out":
+            count = h.shape[-2]
+            if count < 2:
+                raise ValueError("the baseline leave_one_out needs num_particles from 2")
+            return (h.sum(-2, keepdim=True) - h) / (count - 1), 0.0
+        if self.net is not None:
+            b = self.net(features).squeeze(-1)  # (B,)
+            return b.detach(), (h - b).square().mean()
+        return 0.0, 0.0
+
+
+class Gumbel(Enumerate):
+    """q(y | x), one relaxed draw each particle (Gumbel-softmax); the gradient is path-wise, biased.
+
+    Which density is used: log p(y) − log q(y | x) in expectation over q(y | x), exactly; the
+    relaxed draw stands for y in the rest (``zoo.relaxed``). The loss is no bound. Where no gradient
+    of q(y | x) is taken, as in evaluation, y is enumerated, and what is reported is a bound.
+
+    Args:
+        temperature: τ; a small one has little bias and much variance.
+        straight_through: the draw is one-hot, with the gradient of the relaxed one.
+
+    Reference: Jang, Gu and Poole, "Categorical Reparameterization with Gumbel-Softmax", 2017.
+    """
+
+    def __init__(self, temperature: float = 0.5, straight_through: bool = False) -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise ValueError(f"temperature is above 0, got {temperature}")
+        self.temperature, self.straight_through = temperature, straight_through
+
+    def draw(self, name: str, logits: Tensor) -> Tensor:
+        if not logits.requires_grad:
+            return super().draw(name, logits)
+        y: Any = Relaxed(logits, self.temperature, self.straight_through)
+        return pyro.sample(name, y)

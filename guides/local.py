@@ -1,0 +1,100 @@
+"""The part of a guide that is of the rows: a family, where its κ comes from, and a classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+from guides.classifier import Classifier
+from guides.draws import made
+from guides.estimators import Estimator
+from guides.family import Family
+from guides.layers import Structured
+from guides.shared import make_source
+from guides.sites import Latents
+from guides.source import Source
+from zoo.data import Dataset
+from zoo.exact import knows
+from zoo.model import Model
+from zoo.registry import build, resolve
+
+
+class Local(NamedTuple):
+    """Ψ, its source of κ and q(y | x), None where there is none or Ψ brings its own."""
+
+    family: Family | None
+    source: Source | None
+    classifier: Classifier | None
+
+
+def build_local(
+    model: Model,
+    data: Dataset,
+    latents: Latents,
+    words: Mapping[str, Any],
+) -> Local:
+    """Builds the three from the words and options that ``Guide`` was given.
+
+    Raises:
+        ValueError: words that do not go together, by name.
+    """
+    family, inference, estimator = (words[axis] for axis in ("family", "inference", "estimator"))
+    find = resolve("inference", inference) if isinstance(inference, str) else inference
+    how = _estimator(estimator, words["estimator_options"])
+    labels = latents.classes if how.classifies else {}
+    classify = None
+    if labels:
+        classify = partial(Classifier, labels=labels, estimator=how, **words["classifier_options"])
+    sites = latents.local
+    if not sites.dim:
+        own = classify(data, latents=latents.names) if classify else None
+        return Local(None, None, own)
+    chosen = made(family, sites.dim, words["family_options"])
+    chosen.bind(latents)
+    if classify and not (chosen.uses_kappa and chosen.scores):
+        raise ValueError(
+            f"{type(chosen).__name__} follows the model itself and cannot be given labels, which "
+            f"q(z | x, y) is; use mean_field, full_rank or a flow, or the estimator collapse"
+        )
+    if not chosen.uses_kappa:
+        if not knows(model, "posterior"):
+            raise ValueError(
+                f"{type(model).__name__} does not know its posterior; use the family "
+                "mean_field, full_rank or low_rank"
+            )
+        return Local(chosen, None, None)
+    if issubclass(find, Structured):
+        make = partial(made, family, options=words["family_options"])
+        options = dict(words["inference_options"])
+        if find.classifies:
+            options["classify"] = classify
+        elif classify:
+            raise ValueError(
+                f"the inference {inference} has no q(y | x); use amortized, per_datapoint or "
+                "semi_amortized, or the estimator collapse"
+            )
+        return Local(find(model, data, latents, make, **options), None, None)
+    options = words["inference_options"]
+    source = make_source(find, model, chosen, data, latents.names, options, labels)
+    return Local(chosen, source, classify(data, latents=latents.names) if classify else None)
+
+
+def estimator_for(model: Model, latents: Latents, word: str | Estimator | None) -> Any:
+    """What a guide does with discrete latents: what was asked for, else the model's own way.
+
+    Raises:
+        ValueError: a word other than collapse for a model without discrete latents of its rows.
+    """
+    if latents.discrete:
+        return model.estimator if word is None else word
+    if word not in (None, "collapse"):
+        raise ValueError(
+            f"{type(model).__name__} has no discrete latents of its rows, so there is nothing for "
+            f"the estimator {word!r} to act on; leave it out"
+        )
+    return "collapse"
+
+
+def _estimator(word: str | Estimator, options: Mapping[str, Any]) -> Estimator:
+    return word if isinstance(word, Estimator) else build("estimators", word, **options)
