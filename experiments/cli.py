@@ -28,6 +28,8 @@ commands:
   zoo reconstruct RUN   rows beside what the model makes of their latents, with the error
   zoo interpolate RUN   the way from one row to another through the latent space
   zoo manifold RUN      what the model makes of a grid of points in the latent space
+  zoo analogies RUN     rows made again in every class, in their own style
+  zoo styles RUN        every class on a grid of styles
   zoo impute RUN        hidden entries filled in, against what they were
   zoo encode RUN        features of rows, E[z | x], to a file
   zoo classify RUN      a classifier on the features and few labels: its error, beside that on x
@@ -64,7 +66,8 @@ examples:
   zoo list data --json"""
 
 COMMANDS = ("list", "fit", "compare", "select", "evaluate", "sample", "reconstruct")
-COMMANDS += ("interpolate", "manifold", "impute", "encode", "classify", "reproduce")
+COMMANDS += ("interpolate", "manifold", "analogies", "styles", "impute", "encode", "classify")
+COMMANDS += ("reproduce",)
 
 EXAMPLES = {
     "compare": """examples:
@@ -90,6 +93,12 @@ EXAMPLES = {
     "manifold": """examples:
   zoo manifold runs/digits
   zoo manifold runs/digits --dims 0,3 --size 15 --quantiles 0.01,0.99""",
+    "analogies": """examples:
+  zoo analogies runs/m2
+  zoo analogies runs/m2 --num-rows 20 --seed 1 --out pictures""",
+    "styles": """examples:
+  zoo styles runs/m2
+  zoo styles runs/m2 --classes 2,4 --dims 0,1 --size 20 --quantiles 0.01,0.99""",
     "impute": """examples:
   zoo impute runs/digits --region bottom
   zoo impute runs/wine --fraction 0.3 --method importance --num-particles 5000""",

@@ -10,13 +10,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from experiments.judge.classified import classified, clusters
 from experiments.output import make, write_picture
 from experiments.show.evaluation import evaluation_figure, evaluation_tables
+from experiments.show.reliability import reliability_figure
 from experiments.show.tables import terminal
 from experiments.trained import Trained, load_trained
 from guides.guide import Guide
+from guides.labels import classifier_of
 from zoo import store
-from zoo.clustering import accuracy
 from zoo.data import Dataset
 from zoo.evaluation import exact_evidence
 from zoo.importance import Ladder, importance_ladder
@@ -40,8 +42,10 @@ def evaluate(
 
     The ladder ELBO ≤ IWAE_10 ≤ … ≤ IWAE_K ≤ log p(x) with errors, the NLL −IWAE_K (bits per
     dimension for likelihoods of grey levels), the KL from q to the prior by unit, active units,
-    the mutual information of z and its row, and for models of clusters their agreement with the
-    labels. Writes evaluation.json and evaluation.png; the run itself is left as it is.
+    the mutual information of z and its row. Of models of classes the error and the calibration of
+    q(y | x), of models of clusters their agreement with the labels; the bounds are of x alone, also
+    of rows that were trained on with their label. Writes evaluation.json and evaluation.png, and
+    for classes reliability.png; the run itself is left as it is.
 
     Args:
         run: the folder of a run.
@@ -51,7 +55,7 @@ def evaluate(
         seed: of the draws, and of the rows where not all are judged.
         device: auto (CUDA where there is one), cpu or cuda.
         infer_steps: steps that fit a table's row to each row; by default those of the run.
-        out: a folder for the two files; the run's own by default.
+        out: a folder for the files; the run's own by default.
 
     Returns:
         What ``evaluation.json`` holds.
@@ -124,18 +128,24 @@ def evaluate(
         "exact": None if exact is None else exact.as_dict(),
         "kl_to_posterior": ladder.kl.as_dict(),
         "with_auxiliaries": not guide.scores,  # KLs of z and the momenta that it was drawn with
+        "classifier": list(guide.latents.discrete) if classifier_of(guide) else [],  # y of q(y | x)
         "bits_per_dimension": _bits(trained, data, ladder, notes),
         **_latents(trained, guide, data, seed, notes),
-        "clustering": _clusters(guide, data),
+        **classified(trained, guide, data, side, seed, notes),
+        "clustering": clusters(trained, guide, data, seed),
         "notes": notes,
         "seconds": round(time.perf_counter() - started, 3),
     }
+    files = ["evaluation.json", "evaluation.png"]
     write_picture(place / "evaluation.png", evaluation_figure(content))
+    if content["calibration"]:
+        files.append("reliability.png")
+        write_picture(place / "reliability.png", reliability_figure(content))
     store.write_json(place / "evaluation.json", content)
     console = terminal()
     for part in evaluation_tables(content):
         console.print(part, highlight=False, markup=not isinstance(part, str))
-    for name in ("evaluation.json", "evaluation.png"):
+    for name in files:
         console.print(f"  {place / name}", highlight=False, soft_wrap=True)
     return content
 
@@ -192,22 +202,3 @@ def _latents(
     else:
         found["mutual_information"] = information.as_dict()
     return found
-
-
-@torch.no_grad()
-def _clusters(guide: Guide, data: Dataset) -> dict[str, float] | None:
-    """How the most probable value of a single discrete latent agrees with the labels."""
-    if data.labels is None or len(guide.latents.discrete) != 1:
-        return None
-    from sklearn.metrics import adjusted_rand_score
-
-    (name,) = guide.latents.discrete
-    parts = [
-        guide.posterior(batch.to(guide.model.device), 100).probabilities[name].argmax(-1)
-        for batch in data.batches(128)
-    ]
-    labels, clusters = data.labels.cpu(), torch.cat(parts).cpu()
-    return {
-        "accuracy": accuracy(labels, clusters),
-        "adjusted_rand_index": float(adjusted_rand_score(labels, clusters)),
-    }

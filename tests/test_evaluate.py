@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from experiments import cli
+from experiments.runs import Spec
+from experiments.runs import run as fit_run
 
 SMALL = ["--steps", "20", "--eval-particles", "5", "--infer-steps", "5", "--device", "cpu"]
 
@@ -93,6 +95,93 @@ def test_clusters_are_held_against_the_labels(
     assert 0.3 < found["clustering"]["adjusted_rand_index"] <= 1
     assert found["kl"] is None and found["active_units"] is None
     assert "clustering accuracy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("model", "sizes", "units"),
+    [
+        ("m2", {"latent_dim": 2, "hidden": [8]}, ["y", "z[0]", "z[1]"]),
+        (
+            "m1m2",
+            {"latent_dim": 2, "style_dim": 1, "hidden": [8], "style_hidden": [8]},
+            ["y", "z2[0]", "z1[0]", "z1[1]"],
+        ),
+    ],
+)
+def test_classes_are_judged_by_their_error(
+    model: str,
+    sizes: dict[str, Any],
+    units: list[str],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    place = labelled(tmp_path / "run", model, sizes, {"labels": 50})
+    summary = json.loads((place / "summary.json").read_text())
+    zoo("evaluate", place, "--num-particles", "20", "--device", "cpu")
+    printed = capsys.readouterr().out
+    found = content(place)
+    assert (place / "reliability.png").read_bytes().startswith(b"\x89PNG")
+    assert found["classifier"] == ["y"] and found["clustering"] is None
+    table = np.array(found["confusion"])
+    assert table.shape == (10, 10) and table.sum() == 360 == found["error"]["num_rows"]
+    wrong = 1 - np.trace(table) / 360
+    assert found["error"]["mean"] == pytest.approx(wrong)
+    assert summary["test"]["error"]["mean"] == pytest.approx(wrong)
+    assert found["error"]["se"] == pytest.approx(np.sqrt(wrong * (1 - wrong) / 360))
+    assert found["classes"] == [str(c) for c in range(10)]
+    bins = found["calibration"]["bins"]
+    assert sum(bins["count"]) == 360 and len(bins["count"]) == 15
+    right = [a * n for a, n in zip(bins["accuracy"], bins["count"], strict=True) if n]
+    assert sum(right) == pytest.approx(np.trace(table))
+    assert found["kl"]["names"] == units and found["kl"]["not_by_unit"] == []
+    assert found["kl"]["total"]["mean"] == pytest.approx(sum(found["kl"]["units"]))
+    assert found["active_units"]["of"] == len(units) - 1
+    means = [bound["mean"] for bound in found["ladder"]["bounds"]]
+    assert means[0] < means[1] < means[2]
+    assert any("mutual information was not computed" in note for note in found["notes"])
+    words = ("test error, %", "calibration error, %", "log loss", "KL(q(y, z|x) ‖ p(y, z))")
+    for text in (*words, "ELBO has q(y | x)", "reliability.png"):
+        assert text in " ".join(printed.split()), text
+    assert "clustering" not in printed
+
+
+def test_bounds_of_rows_that_had_labels_are_of_x_alone(tmp_path: Path) -> None:
+    """Labels of all rows, of some and of none give the same judge the same rows to judge."""
+    sizes = {"latent_dim": 2, "hidden": [8]}
+    place = labelled(tmp_path / "run", "m2", sizes, {"labels": "all"})
+    line = ["--num-particles", "20", "--rows", "train", "--num-rows", "50", "--device", "cpu"]
+    zoo("evaluate", place, *line)
+    found = content(place)
+    assert any("1437 of the training rows had their label" in note for note in found["notes"])
+    assert found["error"]["num_rows"] == 50 and found["rows"] == "train"
+    assert found["kl"]["names"][0] == "y"  # which nobody gave
+
+
+def test_without_labels_values_of_y_are_clusters(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    place = labelled(tmp_path / "run", "m2", {"latent_dim": 2, "hidden": [8]}, {})
+    zoo("evaluate", place, "--num-particles", "4", "--num-rows", "40", "--device", "cpu")
+    found = content(place)
+    assert found["clustering"]["accuracy"] > 1 - found["error"]["mean"] - 1e-9  # the best map
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "the run itself saw no labels" in printed and "clustering accuracy" in printed
+
+
+def labelled(place: Path, model: str, sizes: dict[str, Any], data: dict[str, Any]) -> Path:
+    """A short run on digits."""
+    spec = Spec(
+        model,
+        "digits",
+        model_options={**sizes, "likelihood": "gaussian"},
+        data_options=data,
+        fit_options={"steps": 10, "batch_size": 100},
+        eval_particles=2,
+        eval_rows=10,
+        device="cpu",
+    )
+    fit_run(spec, place, progress=False)
+    return place
 
 
 def test_grey_levels_are_told_in_bits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

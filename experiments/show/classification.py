@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,14 +59,16 @@ def classification_figure(content: Content) -> Figure:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.5, 4.6), dpi=140, layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=(1.7, 1.0))
-        _matrix(left, np.array(content["confusion"]["features"]), content["classes"])
+        draw_confusion(left, content["confusion"]["features"], content["classes"])
+        left.set_title("Test rows, by the features", loc="left", fontsize=10)
         _errors(right, content)
         figure.suptitle(_title(content), fontsize=10, fontweight="bold")
         return figure
 
 
-def _matrix(axes: Any, counts: np.ndarray, names: list[str]) -> None:
-    """Shares of each true class, with the numbers of rows."""
+def draw_confusion(axes: Any, table: Sequence[Sequence[int]], names: Sequence[str]) -> None:
+    """Shares of each true class (down) that are taken for each (across), with numbers of rows."""
+    counts = np.array(table)
     share = counts / counts.sum(1, keepdims=True).clip(1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     axes.spines[:].set_visible(False)
@@ -79,7 +81,6 @@ def _matrix(axes: Any, counts: np.ndarray, names: list[str]) -> None:
         axes.set_xticks(range(len(names)), names, rotation=turn)
         axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="taken for", ylabel="class")
-    axes.set_title("Test rows, by the features", loc="left", fontsize=10)
 
 
 def _errors(axes: Any, content: Content) -> None:

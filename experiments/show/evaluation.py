@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -28,7 +28,7 @@ def evaluation_tables(content: Content) -> list[Table | str]:
         title_justify="left",
         box=SIMPLE_HEAVY,
         caption="nats per datapoint ± Monte-Carlo error; every line is an estimate of a lower "
-        "bound on log p(x)",
+        f"bound on log p(x){_summed_out(content)}",
         caption_justify="left",
     )
     for column in ("bound", "nats per datapoint", f"below IWAE {content['num_particles']}"):
@@ -63,7 +63,7 @@ def _figures(content: Content) -> list[tuple[str, str, str]]:
             ("bits per dimension", _number(bits), f"NLL/(D ln 2), {bits['levels']} grey levels")
         )
     extended = content.get("with_auxiliaries", False)
-    z = "z, v" if extended else "z"  # momenta that z was drawn with
+    z = _latents(content)
     found.append(
         (
             f"KL(q({z}|x) ‖ p({z}|x))",
@@ -73,7 +73,7 @@ def _figures(content: Content) -> list[tuple[str, str, str]]:
         )
     )
     if (kl := content["kl"]) and not extended:
-        found.append(("KL(q(z|x) ‖ p(z))", _number(kl["total"]), f"estimate, {rows}"))
+        found.append((f"KL(q({z}|x) ‖ p({z}))", _number(kl["total"]), f"estimate, {rows}"))
     if mutual := content["mutual_information"]:
         few = f"estimate on {mutual['num_rows']} rows"
         found += [
@@ -88,12 +88,26 @@ def _figures(content: Content) -> list[tuple[str, str, str]]:
         means = "means from draws" if units["sampled_means"] else "means of q"
         text = f"Var_x E_q[z|x] > {units['threshold']:g}; {means}"
         found.append(("active units", f"{units['active']} of {units['of']}", text))
+    if error := content["error"]:
+        found += [*_classes(error, content["calibration"], content["rows"])]
     if clusters := content["clustering"]:
         found += [
             ("clustering accuracy", f"{clusters['accuracy']:.4f}", "best one-to-one map to labels"),
             ("adjusted Rand index", f"{clusters['adjusted_rand_index']:.4f}", "against the labels"),
         ]
     return found
+
+
+def _classes(error: Content, found: Content, side: str) -> Iterator[tuple[str, str, str]]:
+    """How often q(y | x) is wrong, and whether it knows."""
+    few = f"{error['num_rows']} labelled {side} rows"
+    yield f"{side} error, %", _number(error, 100), f"argmax q(y|x) is not the label; {few}"
+    yield "log loss", _number(found["log_loss"]), "−log q(y|x) of the label, nats per row"
+    chance = found["ece_if_calibrated"]
+    chance = number((100 * chance["mean"], 100 * chance["sd"]))
+    text = f"{len(found['bins']['count'])} bins of confidence; by chance alone, if q were right,"
+    yield "calibration error, %", _number(found["ece"], 100), f"{text} {chance}"
+    yield "Brier score", _number(found["brier"]), "Σ_c (q(c|x) − [c is the label])², from 0 to 2"
 
 
 def evaluation_figure(content: Content) -> Figure:
@@ -115,7 +129,8 @@ def evaluation_figure(content: Content) -> Figure:
         if kl is not None:
             order = sorted(range(len(kl["names"])), key=lambda i: -kl["units"][i])
             _bars(axes[0], kl["names"], kl["units"], kl["error"], order, active)
-            axes[0].set_title("KL(q(z|x) ‖ p(z)) by unit, nats", loc="left", fontsize=10)
+            z = _latents({**content, "with_auxiliaries": False})
+            axes[0].set_title(f"KL(q({z}|x) ‖ p({z})) by unit, nats", loc="left", fontsize=10)
             if kl["not_by_unit"]:
                 text = f"{', '.join(kl['not_by_unit'])}: as a whole, q or p couples its dimensions"
                 axes[0].set_xlabel(text, fontsize=8)
@@ -209,9 +224,23 @@ def _settings(content: Content) -> str:
     return ", ".join([*parts, f"seed {content['seed']}"])
 
 
+def _latents(content: Content) -> str:
+    """The latents that q is over: y and z, z, or z and momenta that it was drawn with."""
+    labels = [] if content["kl"] is None else content["classifier"]
+    return ", ".join([*labels, "z", *(["v"] if content.get("with_auxiliaries", False) else [])])
+
+
+def _summed_out(content: Content) -> str:
+    """What the bounds of a guide with q(y | x) make of y."""
+    if not content["classifier"]:
+        return ""
+    y = ", ".join(content["classifier"])
+    return f"; the ELBO has q({y} | x), in IWAE k {y} is summed out, which is tighter"
+
+
 def _name(k: int) -> str:
     return "ELBO" if k == 1 else f"IWAE {k}"
 
 
-def _number(estimate: Mapping[str, float]) -> str:
-    return number((estimate["mean"], estimate["se"]))
+def _number(estimate: Mapping[str, float], times: float = 1) -> str:
+    return number((times * estimate["mean"], times * estimate["se"]))

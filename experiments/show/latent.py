@@ -61,20 +61,30 @@ def mosaic(
 
     Small ones, of fewer than 16 pixels a side, have a white line between them.
     """
-    pixels = pixels_of(images.cpu().float(), shape)  # (M, H, W) or (M, H, W, 3)
-    if pixels.dim() == 3 and min(pixels.shape[1:]) < 16:
-        pixels = torch.nn.functional.pad(pixels, (1, 1, 1, 1), value=limits[0])
-    rows = len(pixels) // columns
-    wide = pixels.unflatten(0, (rows, columns)).transpose(1, 2).flatten(0, 1).flatten(1, 2)
-    low, high = limits
-    shown = (wide.clamp(low, high) - low) / max(high - low, 1e-12)
-    figure = Figure(figsize=(7, 7 * wide.shape[0] / wide.shape[1] + 0.3), layout="constrained")
+    shown = tiles(images, columns, shape, limits)
+    figure = Figure(figsize=(7, 7 * shown.shape[0] / shown.shape[1] + 0.3), layout="constrained")
     axes = figure.subplots()
     axes.imshow(shown.numpy(), cmap="gray_r", vmin=0, vmax=1)
     axes.set(xticks=[], yticks=[])
     if title:
         figure.suptitle(title, fontsize=9)
     return figure
+
+
+def tiles(
+    images: Tensor, columns: int, shape: Sequence[int], limits: tuple[float, float]
+) -> Tensor:
+    """One large image, (H, W) or (H, W, 3) in [0, 1], of (M, D) in rows of ``columns``.
+
+    Small ones, of fewer than 16 pixels a side, have a white line around them.
+    """
+    pixels = pixels_of(images.cpu().float(), shape)  # (M, H, W) or (M, H, W, 3)
+    if pixels.dim() == 3 and min(pixels.shape[1:]) < 16:
+        pixels = torch.nn.functional.pad(pixels, (1, 1, 1, 1), value=limits[0])
+    rows = len(pixels) // columns
+    wide = pixels.unflatten(0, (rows, columns)).transpose(1, 2).flatten(0, 1).flatten(1, 2)
+    low, high = limits
+    return (wide.clamp(low, high) - low) / max(high - low, 1e-12)
 
 
 def lines(paths: Tensor, names: Sequence[str] | None, title: str = "") -> Figure:
