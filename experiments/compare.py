@@ -11,7 +11,7 @@ from rich.console import Console
 
 from experiments import output as _output
 from experiments.judge.comparison import Comparison
-from experiments.judge.grid import Cell, grid, specs_of
+from experiments.judge.grid import Cell, grid, specs_of, with_estimators
 from experiments.judge.modes import check_source, free, mode_of, source_of
 from experiments.runs import (
     Outcome,
@@ -47,6 +47,7 @@ def compare(
     family: str | None = None,
     inference: str = "per_datapoint,amortized",
     objective: str = "elbo",
+    estimator: str | None = None,
     *,
     on: Literal["fixed", "joint"] | None = None,
     seeds: int = 1,
@@ -59,7 +60,7 @@ def compare(
     schedule: str = "cosine",
     infer_steps: int = 600,
     num_particles: int | None = None,
-    eval_particles: int = 1000,
+    eval_particles: int | None = None,
     eval_rows: int = 2000,
     seed: int = 0,
     device: str = "auto",
@@ -68,6 +69,8 @@ def compare(
     family_options: Mapping[str, Any] | None = None,
     inference_options: Mapping[str, Any] | None = None,
     objective_options: Mapping[str, Any] | None = None,
+    estimator_options: Mapping[str, Any] | None = None,
+    classifier_options: Mapping[str, Any] | None = None,
     global_options: Mapping[str, Any] | None = None,
     data_options: Mapping[str, Any] | None = None,
     fit_options: Mapping[str, Any] | None = None,
@@ -96,6 +99,8 @@ def compare(
             mean_field/per_datapoint, full_rank/per_datapoint and full_rank/amortized.
         inference: where the parameters of the families without a slash come from, a comma list.
         objective: what is maximised, a comma list; renyi:0.5 with its α.
+        estimator: what becomes of discrete latents of the rows, a comma list (collapse, enumerate,
+            score, gumbel); by default the model's own word.
         on: fixed or joint; by default fixed where exact or --model-from supplies the model.
         seeds: how many seeds; the table then has means and spreads.
         out: a folder for compare.json, compare.csv and compare.png.
@@ -107,7 +112,8 @@ def compare(
         schedule: constant, cosine, linear or exponential.
         infer_steps: steps that fit a table's rows on a frozen model.
         num_particles: draws for each datapoint and step; by default the objective's own number.
-        eval_particles: K of the importance-weighted bounds that are reported.
+        eval_particles: K of the importance-weighted bounds that are reported; by default as for
+            ``fit``.
         eval_rows: how many rows of each side are judged, a seeded choice where there are more; 0
             judges all.
         seed: the first seed.
@@ -117,6 +123,8 @@ def compare(
         family_options: keyword arguments of the families, each given to those that take it.
         inference_options: keyword arguments of the inferences, likewise.
         objective_options: keyword arguments of the objectives, likewise.
+        estimator_options: keyword arguments of the estimators, likewise.
+        classifier_options: keyword arguments of q(y | x), where there is one.
         global_options: keyword arguments of the global family.
         data_options: keyword arguments of ``load_data``.
         fit_options: further keyword arguments of ``fit``.
@@ -139,6 +147,7 @@ def compare(
         num_particles=num_particles,
         global_family=global_family,
         model_options=dict(model_options or {}),
+        classifier_options=dict(classifier_options or {}),
         global_options=dict(global_options or {}),
         data_options=dict(data_options or {}),
         fit_options=fitting,
@@ -160,9 +169,11 @@ def compare(
     family = family or (WITH_EXACT if knowing and local else WITHOUT_EXACT)
     mode = mode_of(on, family, start, model_from, local)
     cells = grid(family, inference, objective, local=local, fixed=mode == "fixed")
+    cells = with_estimators(cells, estimator)
     if local and not knowing and any(cell.exact for cell in cells):
         raise ValueError(f"{model} does not know its posterior; leave exact out of the families")
-    specs = specs_of(base, cells, family_options, inference_options, objective_options)
+    options = (family_options, inference_options, objective_options, estimator_options)
+    specs = specs_of(base, cells, *options)
     if not local:
         console.print(
             f"{model} has no continuous latents of its rows: families and inferences have nothing "
@@ -219,8 +230,9 @@ def _refit(spec: Spec, model: Model, split: Split, shared: bool) -> Outcome:
     if not (amortized or shared):  # only the rows that are judged need theirs
         split = judged_rows(split, spec.eval_rows)
     guide = build_guide(spec, model, split)
-    # A flow's weights that all rows share are trained with the table, by fit.
-    table = not (amortized or shared or free(guide.family)) and spec.objective in REDUCE
+    # Weights that all rows share, of a flow or q(y | x), are trained with the table, by fit.
+    trained = free(guide.family) or guide.classifier is not None
+    table = not (amortized or shared or trained) and spec.objective in REDUCE
     if free(guide) and not table:
         return run(spec, model=model, split=split)
     spec = complete(spec)

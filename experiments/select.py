@@ -41,7 +41,7 @@ def select(
     lr: float = 0.02,
     schedule: str = "cosine",
     num_particles: int | None = None,
-    eval_particles: int = 1000,
+    eval_particles: int | None = None,
     infer_steps: int = 600,
     seed: int = 0,
     device: str = "auto",
@@ -81,7 +81,7 @@ def select(
         lr: the learning rate at step 0.
         schedule: constant, cosine, linear or exponential.
         num_particles: draws for each datapoint and step; by default the objective's own number.
-        eval_particles: K of the importance-weighted bounds.
+        eval_particles: K of the importance-weighted bounds; by default as for ``fit``.
         infer_steps: steps that fit a table's row to each test row.
         seed: the first seed.
         device: auto (CUDA where there is one), cpu or cuda.

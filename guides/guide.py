@@ -88,7 +88,7 @@ class Guide(nn.Module):
         self.__dict__["model"] = model  # p is not a part of q: no shared parameters in q's state
         head = next(data.batches(min(len(data), 97))).to(model.device)
         model.resolve(head)
-        head = head.without(*(name for name in {*model.labels, *data.partial} if name in head))
+        head = head.without(*(name for name in {*model.labels, *data.given} if name in head))
         self.latents = Latents.find(model, head)
         estimator = estimator_for(model, self.latents, estimator)
         self.spec = {

@@ -21,7 +21,8 @@ class PerDatapoint(Source):
     """κ_n = row n of a table: one free vector a datapoint; a step costs O(batch), not O(N).
 
     Given labels y it is κ_ny, a vector for each of their C values. The gradient is sparse, and so
-    is the optimizer's step; the table and its two moments take 3 N C P numbers. Unseen rows need an optimisation: ``guide.infer(data)``.
+    is the optimizer's step; the table and its two moments take 3 N C P numbers. Unseen rows need an
+    optimisation: ``guide.infer(data)``.
 
     Raises:
         ValueError: a table of more than 2 GiB, with its size.
@@ -49,9 +50,9 @@ class PerDatapoint(Source):
     def forward(self, batch: Batch, objective: Objective) -> Tensor:
         if batch.fingerprint != self.fingerprint:
             raise ValueError(
-                f"this guide has a table of {self.table.num_embeddings // self.states} rows for the "
-                f"data set it was built with; the batch belongs to another, of {batch.size} rows: call "
-                "guide.infer(data) for unseen rows"
+                f"this guide has a table of {self.table.num_embeddings // self.states} rows for "
+                f"the data set it was built with; the batch belongs to another, of {batch.total} "
+                "rows: call guide.infer(data) for unseen rows"
             )
         return self.pick(batch, self.table)
 

@@ -7,7 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import Trace_ELBO
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
@@ -172,7 +172,7 @@ def test_with_all_labels_the_bound_is_the_supervised_one(pair: tuple[M2, Dataset
 
 
 class Toy(Model):
-    """y ~ Cat(π), z ~ N(0, 1), x | y, z ~ N(a_y + b_y z, s²): log p(x) is a mixture of Gaussians."""
+    """y ~ Cat(π), z ~ N(0, 1), x | y, z ~ N(a_y + b_y z, s²): log p(x) is known."""
 
     labels = ("y",)
     estimator = "enumerate"
@@ -263,16 +263,16 @@ def sample_of(model: Model, guide: Guide, data: Dataset, repeats: int, seed: int
 def test_the_score_function_agrees_with_enumeration(
     toy: tuple[Toy, Dataset], baseline: str
 ) -> None:
-    """The mean of 30 000 gradients is within 5 se of the enumerated one, in every parameter."""
+    """The mean of 12 000 gradients is within 5 se of the enumerated one, in every parameter."""
     model, data = toy
     exact = Guide(model, data, classifier_options={"hidden": ()})
     options = {"estimator": "score", "estimator_options": {"baseline": baseline}}
     guide = Guide(model, data, classifier_options={"hidden": ()}, **options)
     guide.load_state_dict(exact.state_dict(), strict=False)
-    many = copies(data, 500)
+    many = copies(data, 300)
     expected = sample_of(model, exact, many, 20, seed=0)
-    found = sample_of(model, guide, many, 60, seed=1)
-    se = torch.sqrt(found.var(0) / 60 + expected.var(0) / 20)
+    found = sample_of(model, guide, many, 40, seed=1)
+    se = torch.sqrt(found.var(0) / 40 + expected.var(0) / 20)
     assert (se < 0.05 * expected.mean(0).norm()).all()
     assert ((found.mean(0) - expected.mean(0)).abs() < 5.5 * se).all()
     with torch.enable_grad(), seeded(2):  # the loss is the bound, whatever stands beside it
@@ -359,7 +359,8 @@ def test_the_stacked_bound_by_hand(float64: None) -> None:
         model.used[1] = 0.0
     guide, x, K = Guide(model, data), data["x"], 3
     weights = log_weights(model, guide, data.batch(), K)
-    z1, z2 = weights.values["z1"][0], weights.values["z2"][:, 0]  # (K, B, d), (C, K, B, s)
+    z1 = weights.values["z1"].reshape(K, 20, 4)
+    z2 = weights.values["z2"].reshape(C, K, 20, 2)
     family: Any = guide.family
     first = family.layer(model, data.batch(), 0, None)
     read = z1 * model.used
@@ -383,20 +384,23 @@ def test_the_stacked_bound_by_hand(float64: None) -> None:
     torch.testing.assert_close(weights.summed[0], torch.stack(terms).logsumexp(0))
 
 
-def test_stock_pyro_takes_the_pair_with_its_reward(pair: tuple[M2, Dataset]) -> None:
-    """The mean of stock Trace_ELBO is ours, α log q(y | x) included, on both kinds of rows."""
+@pytest.mark.parametrize("make", [Trace_ELBO, TraceEnum_ELBO])
+def test_stock_pyro_takes_the_pair_with_its_reward(pair: tuple[M2, Dataset], make: Any) -> None:
+    """The mean of a stock ELBO is ours, α log q(y | x) included, on both kinds of rows."""
     model, data = pair
     data = labelled(data)
     guide = Guide(model, data, classifier_options={"alpha": 0.5})
+    loss = stock(make(max_plate_nesting=1, strict_enumeration_warning=False))
     for index in (torch.arange(8), torch.arange(8, 20)):
         batch = data.batch(index)
         with seeded(0), torch.no_grad():
             ours = elbo(model, guide, batch, num_particles=4000)
-            theirs = torch.stack(
-                [stock(Trace_ELBO())(model, guide, batch).detach() for _ in range(600)]
-            )
-        assert abs(theirs.mean() - ours) < 5 * theirs.std() / 600**0.5
-        assert Trace_ELBO().loss(observe(model), guide, batch) > 0
+        with seeded(1):
+            theirs = torch.stack([loss(model, guide, batch).detach() for _ in range(300)])
+        assert abs(theirs.mean() - ours) < 5 * theirs.std() / 300**0.5
+        assert Trace_ELBO().loss(observe(model), Guide(model, data, estimator="score"), batch) > 0
+    with pytest.raises(ValueError, match="cannot score the relaxed"):
+        loss(model, Guide(model, data, estimator="gumbel"), batch)
 
 
 def test_posterior_draws_labels_from_q_and_latents_given_them(pair: tuple[M2, Dataset]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,7 @@ def load(path: Path, loop: Loop) -> None:
             other options of the fit that its steps depend on.
     """
     spec = store.read_spec(path)
-    pair = store.describe(loop.result.model, loop.result.guide, loop.data)
+    pair = json.loads(json.dumps(store.describe(loop.result.model, loop.result.guide, loop.data)))
     if other := [part for part in ("model", "guide", "dtype") if spec[part] != pair[part]]:
         raise RunError(f"{path} is a run of another {' and '.join(other)}; start a new one")
     tensors, meta = read_tensors(path / STATE)

@@ -74,6 +74,11 @@ class Rows(ABC):
         return tuple(self._known) if self._count < len(self) else ()
 
     @property
+    def given(self) -> tuple[str, ...]:
+        """The names that `labelled` has added, to some rows or to all: latent in new rows."""
+        return tuple(self._known)
+
+    @property
     def num_labelled(self) -> int:
         """M: the first so many rows have the values of `partial`; 0 for ordinary data."""
         return self._count if self.partial else 0

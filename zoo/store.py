@@ -114,8 +114,8 @@ def describe(model: Model, guide: Any, data: Dataset, **more: Any) -> dict[str, 
             "size": len(data),
             "fingerprint": data.fingerprint,
             "image_shape": data.image_shape and list(data.image_shape),
-            "partial": list(data.partial),
-            "num_labelled": data.num_labelled,
+            "partial": list(data.given),
+            "num_labelled": data.num_labelled or (len(data) if data.given else 0),
             "values": {
                 name: {
                     "shape": list(data.event_shape(name)),

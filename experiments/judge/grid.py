@@ -20,6 +20,8 @@ class Cell:
         local: False where the model has no continuous latents of its rows, so that family and
             inference have nothing to act on.
         many: whether other objectives are compared too, so that the label has to name this one.
+        estimator: its word for discrete latents; None for the model's own.
+        estimators: whether others are compared too.
     """
 
     family: str
@@ -27,6 +29,8 @@ class Cell:
     objective: str
     local: bool = True
     many: bool = False
+    estimator: str | None = None
+    estimators: bool = False
 
     @property
     def exact(self) -> bool:
@@ -43,6 +47,7 @@ class Cell:
         """
         words = [self.family] if self.exact else [self.family, self.inference]
         parts = [*(words if self.local else ()), *([self.objective] if self.many else ())]
+        parts += [self.estimator] if self.estimators and self.estimator else []
         return " / ".join(parts) or self.objective
 
 
@@ -97,6 +102,26 @@ def grid(family: str, inference: str, objective: str, *, local: bool, fixed: boo
     return list(found)
 
 
+def with_estimators(cells: list[Cell], estimator: str | None) -> list[Cell]:
+    """Every cell with every estimator of a comma list.
+
+    Raises:
+        ValueError: an unknown or an empty word.
+
+    Example:
+        >>> cells = with_estimators([Cell("mean_field", "amortized", "elbo")], "enumerate,score")
+        >>> [cell.label for cell in cells]
+        ['mean_field / amortized / enumerate', 'mean_field / amortized / score']
+    """
+    if estimator is None:
+        return cells
+    chosen = words(estimator, "estimator")
+    for word in chosen:
+        resolve("estimators", word)
+    many = len(chosen) > 1
+    return [replace(cell, estimator=word, estimators=many) for cell in cells for word in chosen]
+
+
 def words(text: str, what: str) -> list[str]:
     """The words of a comma list.
 
@@ -136,12 +161,16 @@ def options_for(
     }
 
 
-def specs_of(base: Spec, cells: list[Cell], family: Any, inference: Any, objective: Any) -> Any:
+def specs_of(
+    base: Spec, cells: list[Cell], family: Any, inference: Any, objective: Any, estimator: Any
+) -> Any:
     """What to run for every cell, each with the options that its words take."""
     options_for({base.model: resolve("models", base.model)}, base.model_options)
     kinds = (("families", "family"), ("inference", "inference"), ("objectives", "objective"))
+    kinds += (("estimators", "estimator"),) if cells[0].estimator else ()
+    given = (family, inference, objective, estimator)[: len(kinds)]
     shared: list[dict[str, dict[str, Any]]] = []
-    for (kind, axis), options in zip(kinds, (family, inference, objective), strict=True):
+    for (kind, axis), options in zip(kinds, given, strict=True):
         targets = {
             word: resolve(kind, word.partition(":")[0])
             for word in (getattr(cell, axis) for cell in cells)
@@ -156,6 +185,8 @@ def specs_of(base: Spec, cells: list[Cell], family: Any, inference: Any, objecti
             family_options=shared[0][cell.family],
             inference_options=shared[1][cell.inference],
             objective_options=shared[2][cell.objective],
+            estimator=cell.estimator,
+            estimator_options=shared[3][cell.estimator] if cell.estimator else {},
         )
         for cell in cells
     }

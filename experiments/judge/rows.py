@@ -54,7 +54,7 @@ def judge(spec: Spec, model: Model, guide: Guide, split: Split) -> Judged:
 
 def given_labels(model: Model, data: Dataset) -> list[str]:
     """Labels that rows come with: the bounds that are reported are those of x alone."""
-    return [name for name in dict.fromkeys((*model.labels, *data.partial)) if name in data.names]
+    return [name for name in dict.fromkeys((*model.labels, *data.given)) if name in data.names]
 
 
 def row_fit(spec: Spec) -> dict[str, Any]:

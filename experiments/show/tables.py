@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from experiments.judge.paired import spread as spread_of
 from experiments.judge.selection import estimate
 
 if TYPE_CHECKING:
     from experiments.judge.comparison import Comparison
-    from experiments.judge.selection import Selection
+    from experiments.judge.paired import spread as spread_of
+from experiments.judge.selection import Selection
 
 MODES = {
     "fixed": "one frozen model: differences are inference gaps",
@@ -70,6 +72,10 @@ def comparison_table(comparison: Comparison, width: int = 160) -> Table:
         runs = comparison.outcomes[guide]
         counts = runs[0].summary["num_parameters"]
         count = counts["guide"] + (counts["model"] if joint else 0)
+        if errors := [e["mean"] for o in runs if (e := (o.summary["test"] or {}).get("error"))]:
+            own = runs[0].summary["test"]["error"]["se"]
+            mean, spread = spread_of(errors, [own] * len(errors))
+            row["test error, %"] = f"{100 * mean:.2f} ± {100 * spread:.2f}"
         row["seconds"] = f"{sum(o.result.seconds for o in runs) / len(runs):.1f}"
         row["parameters"] = f"{count:,}"
         rows.append(row)

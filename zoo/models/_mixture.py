@@ -56,11 +56,12 @@ class Mixture(nn.Module):
         return Components(weights[order], self.loc[order], self.covariances()[order])
 
 
-def assign(x: Tensor, num_components: int, init: str) -> Tensor:
+def assign(x: Tensor, num_components: int, init: str, known: Tensor | None = None) -> Tensor:
     """Each row to the nearest of C seeds: one-hot responsibilities (N, C) of x (N, D).
 
     Seeds are rows, drawn by k-means++ (Arthur & Vassilvitskii, k-means++: the advantages of
     careful seeding, 2007) or, with init="random", uniformly; from torch's global generator.
+    Of a class that some rows are known to have, (M,) of the first M rows, the seed is their mean.
     """
     if len(x) < num_components:
         raise ValueError(f"{num_components} components need as many rows; got {len(x)}")
@@ -72,5 +73,7 @@ def assign(x: Tensor, num_components: int, init: str) -> Tensor:
         seeds = x[torch.as_tensor(index, device=x.device)]
     else:
         seeds = x[torch.randperm(len(x))[:num_components].to(x.device)]
+    for c in () if known is None else known.unique():
+        seeds[c] = x[: len(known)][known == c].mean(0)  # type: ignore[arg-type]
     nearest = (x[:, None] - seeds).square().sum(-1).argmin(1)
     return nn.functional.one_hot(nearest, num_components).to(x)

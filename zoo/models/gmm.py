@@ -122,9 +122,10 @@ class GMM(Mixture, Model):
 
     @torch.no_grad()
     def initialize(self, data: Dataset) -> None:
-        """Seeds, each row to the nearest, one M-step."""
+        """Seeds (means of classes with labels), each row to the nearest, one M-step."""
         x = filled_rows(data).to(self.loc)
-        self.m_step(x, assign(x, len(self.loc), self.init))
+        known = data["y"] if "y" in data.names else None
+        self.m_step(x, assign(x, len(self.loc), self.init, known))
 
     @torch.no_grad()
     def m_step(self, x: Tensor, responsibilities: Tensor) -> None:

@@ -4,8 +4,8 @@ All are averages over datapoints: with global latents g the loss is
 -E_g[log p(g)/q(g) + (N/B) Σ_n bound_n(g)] / N, with inner particles that share g.
 Their gradients are path-wise; that of a discrete site that the guide draws is what the guide's
 estimator makes of it (``zoo.objectives._beside``). With ``beta`` other than 1 the KL terms count
-β times: h_β = log p(x | z, g) + β [log p(z | g) - log q(z | x, g)], and β log p(g)/q(g). Neither that nor
-``free_bits`` leaves a bound on log p(x).
+β times: h_β = log p(x | z, g) + β [log p(z | g) - log q(z | x, g)], and β log p(g)/q(g). Neither
+that nor ``free_bits`` leaves a bound on log p(x).
 """
 
 from __future__ import annotations

@@ -20,9 +20,11 @@ from torch.distributions import constraints
 
 from zoo.context import seeded
 from zoo.data import Batch
+from zoo.decoding import Drawn
 from zoo.handlers import Record, in_plate
 from zoo.local_params import LocalParams, at_home
 from zoo.model import Model, as_model, observe
+from zoo.relaxed import Relaxed
 
 __all__ = ["renyi_elbo", "trace_elbo", "trace_mean_field_elbo", "traceenum_elbo"]
 
@@ -124,10 +126,11 @@ class stock:
         self.check(model, guide, batch)
         loss: Any = copy.copy(self.loss)
         p = self.prepared(model)
+        q = guide if isinstance(loss, infer.TraceEnum_ELBO) else Drawn()(guide)
         with at_home(guide):
             if hasattr(loss, "differentiable_loss"):
-                return loss.differentiable_loss(p, guide, batch) / batch.size
-            value = loss.loss_and_grads(_announce(p), guide, batch)  # adds to .grad
+                return loss.differentiable_loss(p, q, batch) / batch.size
+            value = loss.loss_and_grads(_announce(p), q, batch)  # adds to .grad
         parameters = [w for part in (model, guide) for w in _parameters(part)]
         for parameter in parameters:
             if parameter.grad is not None:
@@ -162,11 +165,13 @@ class stock:
         case = kind, *batch.values, *batch.observed
         if case in done:
             return
-        with poutine.block(), torch.no_grad(), seeded(0, model.device):
+        with poutine.block(), seeded(0, model.device):  # with gradients, as it will be run
             with Record() as q, at_home(guide):
                 guide(batch)
             with Record() as p:
                 observe(model)(batch)
+        if relaxed := [n for n, s in q.sites.items() if isinstance(s["fn"], Relaxed)]:
+            raise ValueError(f"{kind} cannot score the relaxed {relaxed}; use the objective elbo")
         latent = {n: s for n, s in p.sites.items() if not s["is_observed"]}
         discrete = [n for n, s in latent.items() if s["fn"].support.is_discrete]
         if lost := [n for n in latent if n not in q.sites and n not in discrete]:
