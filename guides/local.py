@@ -52,17 +52,17 @@ def build_local(
         return Local(None, None, own)
     chosen = made(family, sites.dim, words["family_options"])
     chosen.bind(latents)
+    if not chosen.uses_kappa and not knows(model, "posterior"):
+        raise ValueError(
+            f"{type(model).__name__} does not know its posterior; use the family "
+            "mean_field, full_rank or low_rank"
+        )
     if classify and not (chosen.uses_kappa and chosen.scores):
         raise ValueError(
             f"{type(chosen).__name__} follows the model itself and cannot be given labels, which "
             f"q(z | x, y) is; use mean_field, full_rank or a flow, or the estimator collapse"
         )
     if not chosen.uses_kappa:
-        if not knows(model, "posterior"):
-            raise ValueError(
-                f"{type(model).__name__} does not know its posterior; use the family "
-                "mean_field, full_rank or low_rank"
-            )
         return Local(chosen, None, None)
     if issubclass(find, Structured):
         make = partial(made, family, options=words["family_options"])

@@ -36,8 +36,21 @@ def triples() -> list[tuple[str, str, str]]:
             sources = INFERENCE if resolve("families", family).uses_kappa else ["amortized"]
             if family != "mean_field":  # structured guides of other families: test_hierarchical
                 sources = [w for w in sources if issubclass(resolve("inference", w), Source)]
-            apart = "top_down" if name == "vrnn" else "recurrent"  # of vectors, of sequences
-            found += [(name, family, source) for source in sources if source != apart]
+            apart = {"top_down" if name == "vrnn" else "recurrent"}  # of vectors, of sequences
+            own = resolve("models", name)
+            apart |= {"stacked"} if name != "m1m2" else set()  # of a code with labels above it
+            apart |= {"bottom_up", "top_down"} if own.estimator != "collapse" else set()
+            found += [(name, family, source) for source in sources if source not in apart]
+    return found
+
+
+def with_discrete() -> list[str]:
+    """The models with discrete latents of their rows."""
+    found = []
+    for name in MODELS:
+        model, data = resolve("models", name).example()
+        if Guide(model, data).latents.discrete:
+            found.append(name)
     return found
 
 
@@ -61,6 +74,20 @@ def test_guides(name: str, family: str, inference: str) -> None:
             make(model, data)
     else:
         check_guide(make, model, data)
+
+
+@pytest.mark.parametrize("estimator", names("estimators"))
+@pytest.mark.parametrize("name", with_discrete())
+def test_estimators(name: str, estimator: str) -> None:
+    """Every estimator on every model with discrete latents, with a q(y | x) and without."""
+    model, data = resolve("models", name).example()
+    local = [s for s in drawn(simulate(model, data.batch())).values() if s["cond_indep_stack"]]
+    if name == "m1m2" and estimator == "collapse":
+        make = partial(Guide, estimator=estimator, inference="amortized")
+    else:
+        make = partial(Guide, estimator=estimator)
+    check_guide(make, model, data)
+    assert local or make(model, data).family is None
 
 
 @pytest.mark.cuda

@@ -13,6 +13,7 @@ from zoo.data import Batch
 from zoo.exact import knows, log_evidence
 from zoo.handlers import Enumerate, Particles, Record
 from zoo.model import Model
+from zoo.objectives._beside import beside
 from zoo.objectives.bounds import mean
 from zoo.particles import drawn, one_particle, simulate
 from zoo.weights import LogWeights, _weigh, log_weights
@@ -76,7 +77,8 @@ def _seeded_weigh(model: Model, guide: Any, batch: Batch, k: int, s: int, given:
 def check_gradients(model: Model, guide: Any, batch: Batch) -> None:
     """The gradient of the ELBO reaches every parameter of the guide and is finite."""
     guide.zero_grad()
-    loss = log_weights(model, guide, batch, 4).per_datapoint(mean).sum()
+    weights = log_weights(model, guide, batch, 4)
+    loss = beside(weights, guide, batch) - weights.per_datapoint(mean).sum()
     if loss.requires_grad:
         loss.backward()
     for name, parameter in guide.named_parameters():
@@ -121,7 +123,7 @@ def check_bound(model: Model, guide: Any, batch: Batch) -> None:
     """mean_k log w_k ≤ log p(x) to 6 standard errors; equality where q is the exact posterior."""
     if not knows(model, "log_evidence") or not getattr(guide, "has_density", True):
         return
-    h = log_weights(model, guide, batch, NUM_PARTICLES).bound(lambda h: h)[0]  # (K, B)
+    h = log_weights(model, guide, batch, NUM_PARTICLES).expected[0]  # (K, B)
     evidence = log_evidence(model, batch)
     se = h.std(0) / NUM_PARTICLES**0.5
     above = h.mean(0) - evidence - 6 * se
