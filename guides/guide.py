@@ -90,7 +90,7 @@ class Guide(nn.Module):
         model.resolve(head)
         head = head.without(*(name for name in {*model.labels, *data.given} if name in head))
         self.latents = Latents.find(model, head)
-        estimator = estimator_for(model, self.latents, estimator)
+        estimator = estimator_for(model, data, self.latents, estimator)
         self.spec = {
             "family": family,
             "inference": inference,

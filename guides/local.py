@@ -80,12 +80,21 @@ def build_local(
     return Local(chosen, source, classify(data, latents=latents.names) if classify else None)
 
 
-def estimator_for(model: Model, latents: Latents, word: str | Estimator | None) -> Any:
+def estimator_for(
+    model: Model, data: Dataset, latents: Latents, word: str | Estimator | None
+) -> Any:
     """What a guide does with discrete latents: what was asked for, else the model's own way.
 
     Raises:
-        ValueError: a word other than collapse for a model without discrete latents of its rows.
+        ValueError: a word other than collapse for a model without discrete latents of its rows;
+            rows with labels of which the model has none.
     """
+    if lost := [name for name in data.given if name not in latents.discrete]:
+        raise ValueError(
+            f"some rows of {data.name} have the labels {lost}, which are no discrete latents of "
+            f"{type(model).__name__} where they are not given ({list(latents.discrete)} are); "
+            "leave the labels out, or take a model with them, such as m2"
+        )
     if latents.discrete:
         return model.estimator if word is None else word
     if word not in (None, "collapse"):

@@ -461,16 +461,6 @@ def guide_with_half(batch: Batch) -> None:
         pyro.sample("y1", dist.Categorical(torch.ones(3)), infer={"enumerate": "parallel"})
 
 
-def guide_with_late_enumeration(batch: Batch) -> None:
-    with rows(batch):
-        z = pyro.sample("z", dist.Normal(0.0, 1.0))
-        for name, q in {
-            "y1": dist.Categorical(logits=z.unsqueeze(-1) * torch.arange(3.0)),
-            "y2": dist.Bernoulli(logits=z),
-        }.items():
-            pyro.sample(name, q, infer={"enumerate": "parallel"})
-
-
 def guide_twice(batch: Batch) -> None:
     normal_guide(batch)
     normal_guide(batch)
@@ -486,7 +476,6 @@ def guide_twice(batch: Batch) -> None:
         (ModelA(), normal_guide, {"num_outer": 2}, "num_outer counts draws of global"),
         (ModelA(), normal_guide, {"num_particles": 0}, "count draws from 1"),
         (Discrete(False), guide_with_half, {}, r"enumerates \['y1'\] but leaves \['y2'\]"),
-        (Discrete(True), guide_with_late_enumeration, {"num_particles": 2}, "y1.* given a draw"),
         (Switches(), guide_without, {}, r"'s0': 2.*2048 joint states"),
     ],
 )

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 
 from guides.guide import Guide
+from zoo.calibration import classification_error
+from zoo.context import seeded, stream
 from zoo.data import Dataset
 from zoo.sources import Split
 
@@ -29,12 +31,13 @@ def error(guide: Guide | None, data: Dataset | None) -> dict[str, float] | None:
     """
     if guide is None or data is None or data.labels is None or len(guide.latents.discrete) != 1:
         return None
-    known = data.labels.cpu()
-    wrong = (predictions(guide, data).argmax(-1) != known)[known >= 0].double()
-    if not len(wrong):
+    labels = data.labels.cpu()
+    known = labels >= 0
+    if not bool(known.any()):
         return None
-    mean = wrong.mean().item()
-    return {"mean": mean, "se": (mean * (1 - mean) / len(wrong)) ** 0.5}
+    with seeded(stream(0, "classify"), guide.model.device):  # of z, where y is summed out given it
+        q = predictions(guide, data)
+    return classification_error(q[known], labels[known]).as_dict()
 
 
 def label_figures(

@@ -42,4 +42,5 @@ def expected(kind: Any) -> str:
     if "bool" in parts:
         others = [part for part in parts if part != "bool"]
         return "true, false or " + " or ".join(others) if others else "true or false"
-    return {"int": "a whole number", "float": "a finite number"}.get(text, text)
+    known = {"int": "a whole number", "float": "a finite number"}
+    return " or ".join(known.get(part, part) for part in parts)

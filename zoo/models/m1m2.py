@@ -59,6 +59,7 @@ class M1M2(VAE):
     estimator: ClassVar[str] = "enumerate"
     inference: ClassVar[str] = "stacked"
 
+    class_logits: Tensor  # (C,)
     used: Tensor  # (d,)
 
     def __init__(
@@ -85,8 +86,10 @@ class M1M2(VAE):
         self.num_classes, self.style_dim = num_classes, style_dim
         self.activation, self.style_hidden = activation, tuple(style_hidden)
         self.top = MLP(style_dim + num_classes, style_hidden, 2 * latent_dim, activation)
-        logits = torch.zeros(num_classes)
-        self.class_logits = nn.Parameter(logits, requires_grad=learn_classes)  # (C,)
+        if learn_classes:
+            self.class_logits = nn.Parameter(torch.zeros(num_classes))  # (C,)
+        else:
+            self.register_buffer("class_logits", torch.zeros(num_classes))  # (C,)
         self.register_buffer("used", torch.ones(latent_dim))  # (d,)
 
     def forward(self, n: int, exposure: Tensor | None = None) -> Tensor:

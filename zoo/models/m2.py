@@ -44,6 +44,8 @@ class M2(VAE):
     labels: ClassVar[tuple[str, ...]] = ("y",)
     estimator: ClassVar[str] = "enumerate"
 
+    class_logits: Tensor  # (C,)
+
     def __init__(
         self,
         data_dim: int,
@@ -66,8 +68,10 @@ class M2(VAE):
         parts = (activation, likelihood, prior, net, gated, image_shape)
         options = (likelihood_options, prior_options, decoder)
         super().__init__(data_dim, latent_dim, hidden, *parts, *options)
-        logits = torch.zeros(num_classes)
-        self.class_logits = nn.Parameter(logits, requires_grad=learn_classes)  # (C,)
+        if learn_classes:
+            self.class_logits = nn.Parameter(torch.zeros(num_classes))  # (C,)
+        else:
+            self.register_buffer("class_logits", torch.zeros(num_classes))  # (C,)
 
     def forward(self, n: int, exposure: Tensor | None = None) -> Tensor:
         """The joint of n rows; exposure as for `VAE`."""
