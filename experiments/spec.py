@@ -18,7 +18,15 @@ from zoo.sources import load_data
 
 OF_SPEC = ("objective", "seed", "device", "freeze", "out", "resume")  # of fit, not its options
 # No word can give these.
-ONLY_PYTHON = ("encoder", "classes", "label_classes", "classify", "held_out", "callbacks", "objective_options")
+ONLY_PYTHON = (
+    "encoder",
+    "classes",
+    "label_classes",
+    "classify",
+    "held_out",
+    "callbacks",
+    "objective_options",
+)
 
 
 @dataclass(frozen=True)

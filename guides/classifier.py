@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from guides.estimators import Estimator
 from guides.inference import Amortized
 from zoo.data import Batch, Dataset
+from zoo.nets import keep_signal
+
+START = 0.3  # about the size of logits at the start
 
 
 class Classifier(nn.Module):
@@ -60,6 +63,11 @@ class Classifier(nn.Module):
         self.net = Amortized(
             data, start, latents, tuple(hidden), activation, encoder, net, gated
         )  # c
+        if encoder is None:  # a start near 1/C everywhere would leave each class to chance for long
+            keep_signal(self.net.encoder, whole=True)
+            with torch.no_grad():
+                last = [m for m in self.net.encoder.modules() if isinstance(m, nn.Linear)][-1]
+                last.weight.mul_(START)
         estimator.bind(self.net.width)
 
     def logits(self, batch: Batch) -> dict[str, Tensor]:

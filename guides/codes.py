@@ -19,7 +19,7 @@ from guides.sites import Latents, Sites
 from zoo.data import Batch, Dataset
 from zoo.decoding import mean_of
 from zoo.model import Model
-from zoo.nets import MLP, indicator, join
+from zoo.nets import MLP, indicator, join, keep_signal
 
 __all__ = ["Stacked"]
 
@@ -77,7 +77,9 @@ class Stacked(Structured):
             Dataset(torch.stack([torch.ones(d), -torch.ones(d)])), latents=()
         )
         width = d + sum(latents.classes.values())
-        self.second = NearStart(high, MLP(width, tuple(style_hidden), len(high), activation))
+        net = MLP(width, tuple(style_hidden), len(high), activation)
+        keep_signal(net)
+        self.second = NearStart(high, net, scale=0.3)  # g_2, which moves with y from the start
 
     @torch.no_grad()
     def adopt(self, first: Amortized) -> None:

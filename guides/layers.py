@@ -159,17 +159,17 @@ def product(a: Any, b: Any) -> TorchDistribution:
 
 
 class NearStart(nn.Module):
-    """κ = κ_0 + g(·), near κ_0 at the start."""
+    """κ = κ_0 + g(·), near κ_0 at the start: g's last weights are multiplied by ``scale``."""
 
     start: Tensor  # (P,)
 
-    def __init__(self, start: Tensor, net: nn.Module):
+    def __init__(self, start: Tensor, net: nn.Module, scale: float = 0.1):
         super().__init__()
         self.register_buffer("start", start)
         self.net = net
         last = [m for m in net.modules() if isinstance(m, nn.Linear)][-1]
         with torch.no_grad():
-            last.weight.mul_(0.1)
+            last.weight.mul_(scale)
             last.bias.zero_()
 
     def forward(self, given: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from zoo.data import Dataset
 from zoo.models._parts import check_size, num_classes_of
 from zoo.models.m2 import M2
 from zoo.models.vae import VAE
-from zoo.nets import MLP, indicator, join
+from zoo.nets import MLP, indicator, join, keep_signal
 
 FLOOR = 1e-3  # the standard deviation of z1 given y and z2 stays above it
 
@@ -86,6 +86,7 @@ class M1M2(VAE):
         self.num_classes, self.style_dim = num_classes, style_dim
         self.activation, self.style_hidden = activation, tuple(style_hidden)
         self.top = MLP(style_dim + num_classes, style_hidden, 2 * latent_dim, activation)
+        keep_signal(self.top)  # so that z1 moves with y from the start
         if learn_classes:
             self.class_logits = nn.Parameter(torch.zeros(num_classes))  # (C,)
         else:
