@@ -21,7 +21,7 @@ from benchmarks.report import save
 DIGITS = "--data digits --progress false --schedule cosine"
 FEW = "--eval-particles 5 --eval-rows 60"
 LABELS = "--labels 50 --batch-size 150 --labelled-rows 50 --classifier.alpha 10"
-LABELS += " --classifier.activation relu --steps 2500 " + FEW
+LABELS += " --classifier.activation relu --steps 1500 " + FEW
 MNIST = "--data mnist --progress false --schedule cosine --labels 100 --labelled-rows 100"
 MNIST += " --validation-labels 1000 --classifier.alpha 10 --classifier.activation relu"
 MNIST += " --eval-particles 5 --eval-rows 100"
@@ -45,7 +45,7 @@ COMMANDS = {
     "--schedule cosine --eval-rows 500 --eval-particles 100",
     "mnist_m1m2": f"fit m1m2 {MNIST} --binarization dynamic --model.style_dim 20 "
     "--model.style_hidden 600 --inference.style_hidden 600 --classifier.hidden 300 --batch-size "
-    "400 --lr 3e-3 --weight-decay 1.67e-5 --steps 8000 --seed 10 --label-seed 10 --seeds 2 "
+    "400 --lr 3e-3 --weight-decay 1.67e-5 --steps 8000 --seed 10 --label-seed 10 "
     "--m1-from {mnist_m1}",
     "mnist_m2": f"fit m2 {MNIST} --binarization dynamic --model.latent_dim 50 --model.hidden 500 "
     "--model.activation relu --inference.hidden 500 --classifier.hidden 500 --batch-size 200 "

@@ -19,7 +19,7 @@ Latent-variable models, guides and objectives, each chosen by one word.
 commands:
   zoo list [KIND] [--json]
                         the words there are, with a line on each: models, families, inference,
-                        objectives, likelihoods, priors, recipes, data
+                        estimators, objectives, likelihoods, priors, recipes, data
   zoo fit MODEL         fit a model and a guide to data, judge them, keep the run
   zoo compare MODEL     several guides or objectives for one model, on the same data and draws
   zoo select MODEL      the latent dimension or number of components, by held-out likelihood
@@ -55,7 +55,7 @@ ZOO_DEBUG=1 shows where an error comes from."""
 LIST_HELP = """usage: zoo list [KIND] [--json]
 
 The words that the other commands take, with a line on each; of one kind, or of all: models,
-families, inference, objectives, likelihoods, priors, recipes, data.
+families, inference, estimators, objectives, likelihoods, priors, recipes, data.
 
 options:
   --json                kind -> word -> line, as JSON

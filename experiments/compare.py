@@ -11,7 +11,7 @@ from rich.console import Console
 
 from experiments import output as _output
 from experiments.judge.comparison import Comparison
-from experiments.judge.grid import Cell, grid, specs_of, with_estimators
+from experiments.judge.grid import Cell, grid, specs_of
 from experiments.judge.modes import check_source, free, mode_of, source_of
 from experiments.runs import (
     Outcome,
@@ -168,17 +168,17 @@ def compare(
     knowing = knows(start, "posterior")
     family = family or (WITH_EXACT if knowing and local else WITHOUT_EXACT)
     mode = mode_of(on, family, start, model_from, local)
-    cells = grid(family, inference, objective, local=local, fixed=mode == "fixed")
-    cells = with_estimators(cells, estimator)
+    cells = grid(family, inference, objective, estimator, local=local, fixed=mode == "fixed")
     if local and not knowing and any(cell.exact for cell in cells):
         raise ValueError(f"{model} does not know its posterior; leave exact out of the families")
+    summed = any((cell.estimator or start.estimator) != "collapse" for cell in cells)
+    base = replace(base, eval_particles=eval_particles or (100 if summed else 1000))
     options = (family_options, inference_options, objective_options, estimator_options)
     specs = specs_of(base, cells, *options)
     if not local:
+        text = f"{model} has no continuous latents of its rows: families and inferences have "
         console.print(
-            f"{model} has no continuous latents of its rows: families and inferences have nothing "
-            "to act on, so there is one row an objective.",
-            highlight=False,
+            f"{text}nothing to act on, so there is one row an objective.", highlight=False
         )
 
     def say(what: str, seconds: float) -> None:
@@ -214,9 +214,8 @@ def compare(
     if place is None:
         console.print("Nothing was written; --out DIR keeps table and picture.", highlight=False)
     else:
-        _output.write(
-            place, "compare", result.as_dict(), result.as_rows(), comparison_figure(result)
-        )
+        content, figure = (result.as_dict(), result.as_rows()), comparison_figure(result)
+        _output.write(place, "compare", *content, figure)
         console.print(f"The picture is {place / 'compare.png'}", highlight=False, soft_wrap=True)
     return result
 

@@ -120,7 +120,7 @@ def hold_out(split: Split, fraction: float) -> tuple[Split, Dataset | None]:
     kept = split.train.subset(torch.from_numpy(np.sort(order[count:])))
     record = {**split.record, "num_train": rows - count, "num_held_out": count}
     if split.train.given:
-        record["num_labels"] = kept.num_labelled or len(kept)
+        record["num_labels"] = len(kept[kept.given[0]]) if kept.given else 0
     held_out = split.train.subset(torch.from_numpy(np.sort(order[:count])))
     return replace(split, train=kept, record=record), held_out
 

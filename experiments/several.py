@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import statistics
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from experiments.config import read_config
 from experiments.runs import Spec, run
-from experiments.spec import check
+from experiments.spec import check, complete
+from experiments.stacking import like_m1, read_m1
 from zoo import store
 
 FIGURES = ("error", "elbo", "iwae", "exact")
@@ -37,6 +39,8 @@ def several(spec: Spec, seeds: int, out: str | Path | None = None) -> dict[str, 
         raise ValueError(f"seeds counts runs from 2, got {seeds}; one run needs no --seeds")
     check(spec)
     place = None if out is None else Path(out)
+    if place is not None and (place / "run.json").exists():
+        raise ValueError(f"{place} holds a run itself; give another folder for the series")
     if place is not None and place.exists() and not place.is_dir():
         raise ValueError(f"{place} is a file; give a folder for the runs")
     summaries = []
@@ -89,14 +93,16 @@ def _figures(summaries: list[dict[str, Any]], side: str) -> dict[str, Any]:
 
 def _same_run(home: Path, spec: Spec) -> None:
     """ValueError for a folder with a run of other settings."""
-    from experiments.config import read_config
-    from experiments.spec import complete
-
-    there = Spec.from_dict(read_config(home))
-    for name in ("model", "data", "family", "estimator", "objective", "seed"):
-        mine = getattr(complete(spec), name)
-        if getattr(there, name) != mine:
-            raise ValueError(
-                f"{home} has a run with {name} {getattr(there, name)!r}, this one has {mine!r}; "
-                "give another folder"
-            )
+    there = json.loads(json.dumps(asdict(Spec.from_dict(read_config(home)))))
+    full = complete(spec if spec.m1_from is None else like_m1(spec, read_m1(spec)))
+    mine = json.loads(json.dumps(asdict(full)))
+    for part in (there, mine):
+        part["fit_options"].pop("progress", None)
+        part.pop("device")
+        if spec.objective in ("mle", "em"):  # whose family is settled by the model
+            part.pop("family"), part.pop("family_options")
+    if other := [name for name, value in mine.items() if there[name] != value]:
+        raise ValueError(
+            f"{home} has a run of other {', '.join(other)}; give another folder, or the settings "
+            "of that run"
+        )

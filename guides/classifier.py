@@ -68,7 +68,7 @@ class Classifier(nn.Module):
             with torch.no_grad():
                 last = [m for m in self.net.encoder.modules() if isinstance(m, nn.Linear)][-1]
                 last.weight.mul_(START)
-        estimator.bind(self.net.width)
+        estimator.bind(self.net.width, math.prod(labels.values()))
 
     def logits(self, batch: Batch) -> dict[str, Tensor]:
         """log q(y = c | x) by site, (B, C)."""

@@ -77,9 +77,9 @@ class Stacked(Structured):
             Dataset(torch.stack([torch.ones(d), -torch.ones(d)])), latents=()
         )
         width = d + sum(latents.classes.values())
-        net = MLP(width, tuple(style_hidden), len(high), activation)
-        keep_signal(net)
-        self.second = NearStart(high, net, scale=0.3)  # g_2, which moves with y from the start
+        style = MLP(width, tuple(style_hidden), len(high), activation)
+        keep_signal(style)
+        self.second = NearStart(high, style, scale=0.3)  # g_2, which moves with y from the start
 
     @torch.no_grad()
     def adopt(self, first: Amortized) -> None:

@@ -35,8 +35,12 @@ def distribution(guide: Guide, batch: Batch) -> dist.TorchDistribution:
     classifier = guide.classifier or getattr(family, "classifier", None)
     if classifier and (lost := [name for name in classifier.labels if name not in batch]):
         raise ValueError(
-            f"the guide has q(z | x, y), and the batch lacks {lost}: add them to it, or use "
-            "log_prob, which averages over q(y | x)"
+            f"the guide has q(z | x, y), and the batch lacks {lost}: add them to it"
+            + (
+                ""
+                if guide.classifier is None
+                else ", or use log_prob, which averages over q(y | x)"
+            )
         )
     return family.distribution(guide.model, batch, guide._source(batch))
 
@@ -44,7 +48,8 @@ def distribution(guide: Guide, batch: Batch) -> dist.TorchDistribution:
 def log_prob(guide: Guide, batch: Batch, latents: Mapping[str, Tensor]) -> Tensor:
     """log q(z | x) of given local latents (..., B, *event) -> (..., B), in nats.
 
-    With a classifier log Σ_y q(y | x) q(z | x, y), over the labels that the batch lacks.
+    With a classifier log Σ_y q(y | x) q(z | x, y), over the labels that the batch lacks; layers
+    with a classifier of their own (``stacked``) are scored given the labels alone.
     """
     classifier = guide.classifier
     drawn = [n for n in classifier.labels if n not in batch] if classifier is not None else []

@@ -32,12 +32,29 @@ class Estimator(nn.Module):
         """Samples the site ``name`` from q(y | x), logits (..., B, C), in the data plate."""
         raise NotImplementedError
 
-    def bind(self, width: int) -> None:
-        """Told once how many numbers the classifier reads of a row."""
+    states: int = 1  # of all labels together
+
+    def bind(self, width: int, states: int) -> None:
+        """Told once how many numbers the classifier reads of a row, and how many joint states."""
+        self.states = states
 
     def baseline(self, h: Tensor, features: Tensor) -> tuple[Tensor | float, Tensor | float]:
         """b, broadcast to h (S, K, B), and the loss that trains it; x is read as features."""
         return 0.0, 0.0
+
+
+class Drawn(dist.Categorical):
+    """A categorical distribution drawn as argmax(log q + Gumbel noise).
+
+    torch.multinomial, which ``Categorical`` draws with, waits for the device to check its weights.
+    """
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """(*sample_shape, *batch_shape), whole numbers."""
+        shape = self._extended_shape(torch.Size(sample_shape)) + self.logits.shape[-1:]
+        noise = -torch.empty(shape, dtype=self.logits.dtype, device=self.logits.device)
+        noise = -(-noise).exponential_().log()
+        return (self.logits.detach() + noise).argmax(-1)
 
 
 class Collapse(Estimator):
@@ -87,14 +104,15 @@ class Score(Enumerate):
             self.register_buffer("level", torch.zeros(()))
             self.register_buffer("started", torch.zeros(()))  # 0 before the first step
 
-    def bind(self, width: int) -> None:
+    def bind(self, width: int, states: int) -> None:
+        super().bind(width, states)
         if self.kind == "network":
             self.net = MLP(width, (64, 64), 1, "relu")
 
     def draw(self, name: str, logits: Tensor) -> Tensor:
-        if not logits.requires_grad and logits.shape[-1] <= MAX_STATES:
+        if not logits.requires_grad and self.states <= MAX_STATES:
             return super().draw(name, logits)
-        return pyro.sample(name, dist.Categorical(logits=logits), infer={"score": True})
+        return pyro.sample(name, Drawn(logits=logits), infer={"score": True})
 
     def baseline(self, h: Tensor, features: Tensor) -> tuple[Tensor | float, Tensor | float]:
         if self.kind == "mean":

@@ -17,14 +17,14 @@ from guides.density import distribution, log_prob
 from guides.draws import made, sample, sample_local
 from guides.family import Family
 from guides.infer import infer
-from guides.labels import baseline, classify
+from guides.labels import baseline, classify, no_bound
 from guides.layers import Structured
 from guides.local import build_local, estimator_for
 from guides.posterior import Posterior, posterior
 from guides.sites import Latents
 from guides.source import Kappa, Source
 from zoo.context import factory
-from zoo.data import Batch, as_dataset
+from zoo.data import Batch, Dataset, as_dataset
 from zoo.model import Model, as_model
 from zoo.objectives.bounds import mean
 from zoo.weights import log_weights
@@ -208,6 +208,10 @@ class Guide(nn.Module):
     def classify(self, batch: Batch) -> dict[str, Tensor]:
         """q(y = c | x) of every discrete latent of the rows, (B, C). See ``guides.labels``."""
         return classify(self, batch)
+
+    def no_bound(self, data: Dataset) -> str:
+        """What in q makes a training loss no bound on log p(x); empty where nothing does."""
+        return no_bound(self, data)
 
     def baseline(self, h: Tensor, batch: Batch) -> tuple[Any, Any]:
         """What ``score`` subtracts from log weights h (S, K, B), and the loss that trains it."""

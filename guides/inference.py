@@ -141,7 +141,8 @@ class Amortized(Source):
         )
         if not (plain and isinstance(first, nn.Linear)):
             return super().given(batch, labels, objective)
-        seen, said = self.seen(batch), self.said(labels)  # x is read once, whatever y
+        seen = self.seen(batch)  # x is read once, whatever y
+        said = self.said(labels).to(seen.dtype)
         x, y = first.weight.split([seen.shape[-1], said.shape[-1]], -1)
         kappa = linear(seen, x, first.bias) + linear(said, y)
         for layer in list(self.encoder)[1:]:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from guides.classifier import Classifier
-from zoo.data import Batch
+from guides.estimators import Gumbel
+from zoo.data import Batch, Dataset
 
 if TYPE_CHECKING:
     from guides.guide import Guide
@@ -40,6 +41,17 @@ def classify(guide: Guide, batch: Batch) -> dict[str, Tensor]:
     if classifier is None:
         return guide.posterior(batch, DRAWS if guide.latents.local.dim else 1).probabilities
     return {n: logits.exp() for n, logits in classifier.logits(_read(guide, batch)).items()}
+
+
+def no_bound(guide: Guide, data: Dataset) -> str:
+    """What in q makes the loss of these data no bound: a relaxed label, a rewarded one."""
+    classifier = classifier_of(guide)
+    if classifier is None:
+        return ""
+    found = ["a relaxed y (gumbel)"] if isinstance(classifier.estimator, Gumbel) else []
+    if classifier.alpha and any(name in data.names for name in classifier.labels):
+        found.append(f"{classifier.alpha:g} log q(y | x) of labels")
+    return " and ".join(found)
 
 
 def baseline(guide: Guide, h: Tensor, batch: Batch) -> tuple[Any, Any]:

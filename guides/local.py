@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from guides.classifier import Classifier
 from guides.draws import made
-from guides.estimators import Estimator
+from guides.estimators import Estimator, Gumbel
 from guides.family import Family
+from guides.inference import SemiAmortized
 from guides.layers import Structured
 from guides.shared import make_source
 from guides.sites import Latents
@@ -75,6 +76,11 @@ def build_local(
                 "semi_amortized, or the estimator collapse"
             )
         return Local(find(model, data, latents, make, **options), None, None)
+    if classify and isinstance(how, Gumbel) and issubclass(find, SemiAmortized):
+        raise ValueError(
+            "semi_amortized takes steps on the bound of a label, which a relaxed one (gumbel) is "
+            "not; use the estimator enumerate or score, or the inference amortized"
+        )
     options = words["inference_options"]
     source = make_source(find, model, chosen, data, latents.names, options, labels)
     return Local(chosen, source, classify(data, latents=latents.names) if classify else None)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from guides.labels import classifier_of
 from zoo.data import Batch
 from zoo.handlers import Particles, Record, log_prob
 from zoo.particles import outer_sum, split
@@ -66,12 +67,12 @@ def posterior(guide: Guide, batch: Batch, num_samples: int = 1000) -> Posterior:
         raise ValueError(f"num_samples counts draws from 1, got {num_samples}")
     has_globals = bool(guide.latents.global_.dim)
     inner, outer = (1, num_samples) if has_globals else (num_samples, 1)
+    if classifier_of(guide) and any(name not in batch for name in guide.latents.discrete):
+        return _with_labels(guide, batch, inner, outer)  # y ~ q(y | x), and z given that
     draw = guide.refined if guide.refines else guide
     weights = log_weights(guide.model, draw, batch, inner, outer)
     rows = len(batch)
     samples = {}
-    if weights.log_q_enum is not None:  # y ~ q(y | x), and z given that
-        return _with_labels(guide, batch, inner, outer)
     for site in guide.latents.local.sites:
         value = weights.values[site.name]
         samples[site.name] = value.reshape(num_samples, rows, *site.shape)

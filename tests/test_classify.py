@@ -301,7 +301,7 @@ BAD = {
     "--labels 5": "labels=5 is fewer than one row of each of 10 classes",
     "--labels 2000": "labels=2000, but 1437 training rows have a label",
     "--labels 1436": "which has",
-    "--labels some": "expected int or 'all', got 'some'",
+    "--labels some": "expected a whole number or 'all', got 'some'",
     "--labels all --seeds 2": "there is one choice of rows",
     "--labels all --classifier tsvm": "no row is left without a label",
     "--classifier svn": "expected 'svm' or 'logistic'",

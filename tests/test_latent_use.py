@@ -192,7 +192,7 @@ def test_classes_have_a_unit_of_their_own(make: type[M2] | type[M1M2]) -> None:
     guide = Guide(model, data)
     with torch.no_grad():
         for parameter in guide.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
+            parameter.add_(0.1 * torch.randn_like(parameter))
         weights = log_weights(model, guide, data.batch(), 4000)
         log_q = weights.log_q_enum
         log_q = log_q[:, None, None] if log_q.dim() == 2 else log_q

@@ -197,12 +197,18 @@ def fit(
     check_rows(model, data)
     keep = None if held_out is None else as_dataset(held_out).to(where)
     with frozen(*(m for side, m in modules.items() if side == freeze)), seeded(seed, where):
-        result = FitResult(model, guide, name, no_bound=why_no_bound(options))
+        result = FitResult(model, guide, name, no_bound=_no_bound(guide, data, options))
         loop = Loop(result, data, loss_of, settings, optimizer, lr, keep)
         if resume:
             loop.restore()
         loop.run()
     return loop.result
+
+
+def _no_bound(guide: Any, data: Dataset, options: Mapping[str, Any]) -> str:
+    """What makes the loss no bound: options of the objective, or what the guide adds to it."""
+    told = getattr(guide, "no_bound", lambda data: "")(data)
+    return " and ".join(filter(None, (why_no_bound(options), told)))
 
 
 def _plain(value: Any) -> bool:

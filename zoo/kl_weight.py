@@ -80,6 +80,11 @@ def free_bits_excess(weights: LogWeights, least: float) -> Tensor:
             f"free bits need latents that the guide draws, and {list(weights.enumerated)} are "
             "summed out; use beta or a warm-up of it"
         )
+    if weights.relaxed or weights.log_q_score is not None:
+        raise ValueError(
+            "free bits need latents with a path-wise gradient, and the guide draws a discrete one; "
+            "use beta or a warm-up of it"
+        )
     groups = kl_groups(weights)
     return (least - groups).clamp_min(0).sum()
 

@@ -113,9 +113,9 @@ class Rows(ABC):
             if self.labels is None:
                 raise ValueError(f"{self.name} has no labels; give the values of {name!r} as y")
             y = self.labels[index.to(self.labels.device)]
-            if (y < 0).any():
-                raise ValueError("some of these rows have no class (a negative label)")
         value = as_tensor(name, y if isinstance(y, Tensor) else np.asarray(y))
+        if not value.is_floating_point() and (value < 0).any():
+            raise ValueError("some of these rows have no class (a negative label)")
         if value.dim() == 0 or len(value) != len(index):
             raise ValueError(
                 f"expected a value of {name!r} for each of {len(index)} rows, got "

@@ -51,7 +51,15 @@ class Cell:
         return " / ".join(parts) or self.objective
 
 
-def grid(family: str, inference: str, objective: str, *, local: bool, fixed: bool) -> list[Cell]:
+def grid(
+    family: str,
+    inference: str,
+    objective: str,
+    estimator: str | None = None,
+    *,
+    local: bool,
+    fixed: bool,
+) -> list[Cell]:
     """All combinations, ``exact`` once, in the order in which they were named.
 
     Args:
@@ -59,6 +67,7 @@ def grid(family: str, inference: str, objective: str, *, local: bool, fixed: boo
             ``full_rank/amortized``.
         inference: words.
         objective: words; ``renyi:0.5`` with its α.
+        estimator: words for discrete latents; None for the model's own.
         local: whether the model has continuous latents of its rows.
         fixed: whether the model is frozen, so that ``exact`` has nothing to maximise and is there
             once for all objectives.
@@ -99,7 +108,7 @@ def grid(family: str, inference: str, objective: str, *, local: bool, fixed: boo
                 if not local:
                     cell = Cell("mean_field", "amortized", aim, local, many)
                 found[cell] = None
-    return list(found)
+    return with_estimators(list(found), estimator)
 
 
 def with_estimators(cells: list[Cell], estimator: str | None) -> list[Cell]:

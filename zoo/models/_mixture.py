@@ -73,6 +73,11 @@ def assign(x: Tensor, num_components: int, init: str, known: Tensor | None = Non
         seeds = x[torch.as_tensor(index, device=x.device)]
     else:
         seeds = x[torch.randperm(len(x))[:num_components].to(x.device)]
+    if known is not None and int(known.max()) >= num_components:
+        raise ValueError(
+            f"labels go to {int(known.max())}, so there are more classes than the "
+            f"{num_components} components; give num_components"
+        )
     for c in () if known is None else known.unique():
         seeds[c] = x[: len(known)][known == c].mean(0)  # type: ignore[arg-type]
     nearest = (x[:, None] - seeds).square().sum(-1).argmin(1)

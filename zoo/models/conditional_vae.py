@@ -27,7 +27,8 @@ class ConditionalVAE(VAE):
 
     Args:
         data_dim: D.
-        condition_dim: F, the number of classes or of covariates; `for_data` takes that of the data.
+        condition_dim: F, the number of classes or of covariates; `for_data` takes that of the data,
+            10 where nothing says it.
         latent_dim, hidden, activation, likelihood, prior, net, gated, image_shape: as for `VAE`.
         likelihood_options, prior_options: as for `VAE`.
         decoder: a network of yours from (..., d + F) to (..., E), in place of f.
@@ -48,7 +49,7 @@ class ConditionalVAE(VAE):
     def __init__(
         self,
         data_dim: int,
-        condition_dim: int = 10,
+        condition_dim: int | None = None,
         latent_dim: int = 20,
         hidden: Sequence[int] = (200, 200),
         activation: str = "tanh",
@@ -61,6 +62,7 @@ class ConditionalVAE(VAE):
         prior_options: Mapping[str, Any] | None = None,
         decoder: nn.Module | None = None,
     ) -> None:
+        condition_dim = 10 if condition_dim is None else condition_dim
         check_size("condition_dim", condition_dim)
         self.extra_dim = condition_dim
         parts = (activation, likelihood, prior, net, gated, image_shape)

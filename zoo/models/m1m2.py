@@ -33,7 +33,7 @@ class M1M2(VAE):
 
     Args:
         data_dim: D.
-        num_classes: C; `for_data` takes that of the labels.
+        num_classes: C; `for_data` takes that of the labels, 10 where nothing says it.
         latent_dim: d.
         style_dim: s.
         hidden: widths of the hidden layers of f.
@@ -65,7 +65,7 @@ class M1M2(VAE):
     def __init__(
         self,
         data_dim: int,
-        num_classes: int = 10,
+        num_classes: int | None = None,
         latent_dim: int = 50,
         style_dim: int = 50,
         hidden: Sequence[int] = (500, 500),
@@ -79,6 +79,7 @@ class M1M2(VAE):
         likelihood_options: Mapping[str, Any] | None = None,
         decoder: nn.Module | None = None,
     ) -> None:
+        num_classes = 10 if num_classes is None else num_classes
         check_size("num_classes", num_classes)
         check_size("style_dim", style_dim)
         parts = (activation, likelihood, "standard_normal", net, gated, image_shape)

@@ -24,7 +24,7 @@ class M2(VAE):
 
     Args:
         data_dim: D.
-        num_classes: C; `for_data` takes that of the labels.
+        num_classes: C; `for_data` takes that of the labels, 10 where nothing says it.
         latent_dim, hidden, activation, likelihood, prior, net, gated, image_shape: as for `VAE`.
         learn_classes: whether π is learned.
         likelihood_options, prior_options: as for `VAE`.
@@ -49,7 +49,7 @@ class M2(VAE):
     def __init__(
         self,
         data_dim: int,
-        num_classes: int = 10,
+        num_classes: int | None = None,
         latent_dim: int = 50,
         hidden: Sequence[int] = (500, 500),
         activation: str = "softplus",
@@ -63,6 +63,7 @@ class M2(VAE):
         prior_options: Mapping[str, Any] | None = None,
         decoder: nn.Module | None = None,
     ) -> None:
+        num_classes = 10 if num_classes is None else num_classes
         check_size("num_classes", num_classes)
         self.extra_dim = self.num_classes = num_classes
         parts = (activation, likelihood, prior, net, gated, image_shape)

@@ -10,6 +10,7 @@ that nor ``free_bits`` leaves a bound on log p(x).
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -129,7 +130,8 @@ def renyi(
         beta: β, the weight of the KL terms; with any other than 1 it is not a bound.
 
     Raises:
-        ValueError: α < 0 with global latents, where the mixture of the two bounds is neither.
+        ValueError: α < 0 with global latents or a q(y | x), where the mixture of the two bounds is
+            neither.
 
     Reference: Li and Turner, "Rényi Divergence Variational Inference", 2016.
     """
@@ -153,7 +155,8 @@ def mle(model: Model, guide: Guide | None, batch: Batch) -> Tensor:
 
 def log_likelihood(model: Model, batch: Batch) -> Tensor:
     """log p(x_n), (B,), where p has no latents or all can be summed out; else ValueError."""
-    if knows(model, "log_evidence"):
+    known = knows(model, "log_evidence")
+    if known and set(batch.values) <= set(inspect.signature(model.log_evidence).parameters):  # type: ignore[arg-type]
         return log_evidence(model, batch)
     try:
         weights = log_weights(model, lambda _: {}, batch)
@@ -177,8 +180,9 @@ def _loss(
     weights = _weights(model, guide, batch, num_particles, num_outer)
     if reduce is not mean:
         check_weighted(weights, guide)
-    if upper and weights.has_globals:
-        raise ValueError("α < 0 is an upper bound and global latents give a lower one; use α ≥ 0")
+    if upper and (weights.has_globals or weights.log_q_enum is not None):
+        what = "global latents give" if weights.has_globals else "an average over q(y | x) gives"
+        raise ValueError(f"α < 0 is an upper bound and {what} a lower one; use α ≥ 0")
     told = tempered(weights, beta)
     return -told.per_datapoint(reduce).mean() + beside(told, guide, batch)
 

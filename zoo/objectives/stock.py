@@ -160,6 +160,12 @@ class stock:
                 "RenyiELBO puts N/B inside its log-sum-exp, which is no bound on a minibatch; use "
                 "the objective renyi, or the whole data set as the batch"
             )
+        shared = getattr(getattr(guide, "latents", None), "global_", None)
+        if batch.share != 1 and shared is not None and shared.dim:
+            raise ValueError(
+                f"{kind} would count the latents {list(shared.names)}, which all rows share, once "
+                "for rows with labels and once for those without; use elbo"
+            )
         pairs = _checked.setdefault(model, WeakKeyDictionary())
         done = pairs.setdefault(guide, set()) if isinstance(guide, nn.Module) else set()
         case = kind, *batch.values, *batch.observed
