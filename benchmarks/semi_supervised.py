@@ -49,7 +49,7 @@ COMMANDS = {
     "--m1-from {mnist_m1}",
     "mnist_m2": f"fit m2 {MNIST} --binarization dynamic --model.latent_dim 50 --model.hidden 500 "
     "--model.activation relu --inference.hidden 500 --classifier.hidden 500 --batch-size 200 "
-    "--lr 1e-3 --weight-decay 1.67e-5 --steps 5000 --seed 10 --label-seed 10",
+    "--lr 1e-3 --weight-decay 1.67e-5 --steps 3000 --seed 10 --label-seed 10",
     "mnist_svm": "classify {mnist_m1} --classifier svm --labels 100 --seeds 10",
 }
 PUBLISHED = {"M2": [11.97, 1.71], "M1+TSVM": [11.82, 0.25], "M1+M2": [3.33, 0.14]}

@@ -67,7 +67,7 @@ def mosaic(
     axes.imshow(shown.numpy(), cmap="gray_r", vmin=0, vmax=1)
     axes.set(xticks=[], yticks=[])
     if title:
-        figure.suptitle(title, fontsize=9)
+        figure.suptitle(textwrap.fill(title, 80), fontsize=9)
     return figure
 
 
@@ -110,5 +110,5 @@ def lines(paths: Tensor, names: Sequence[str] | None, title: str = "") -> Figure
     else:
         grid[-1].set_xlabel("column")
     if title:
-        figure.suptitle(title, fontsize=9)
+        figure.suptitle(textwrap.fill(title, 80), fontsize=9)
     return figure

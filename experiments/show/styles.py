@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
@@ -59,7 +60,7 @@ def analogies_figure(
         right.set_xticks(places, names, fontsize=8, rotation=turn)
         right.tick_params(length=0)
     if title:
-        figure.suptitle(title, fontsize=9)
+        figure.suptitle(textwrap.fill(title, 80), fontsize=9)
     return figure
 
 
@@ -95,5 +96,5 @@ def styles_figure(
         axes.imshow(image.numpy(), cmap="gray_r", vmin=0, vmax=1)
         axes.set_title(names[place], fontsize=9)
     if title:
-        figure.suptitle(title, fontsize=9)
+        figure.suptitle(textwrap.fill(title, 80), fontsize=9)
     return figure
