@@ -132,7 +132,11 @@ def _draws(model: Model, guide: Any, batches: Iterable[Batch]) -> tuple[dict[str
     parts, ratios = [], []
     for batch in batches:
         weights = log_weights(model, guide, batch)
-        if weights.has_globals or weights.log_q_enum is not None or weights.local_sites is None:
+        if weights.log_q_enum is not None:
+            raise ValueError(
+                "the guide has q(y | x), and what (y, z) together tell of their row is not computed"
+            )
+        if weights.has_globals or weights.local_sites is None:
             raise ValueError(
                 "mutual information needs latents of the rows alone, which the guide draws from "
                 "continuous distributions"
