@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import nn
 
-from experiments.judge.labels import label_figures
+from experiments.judge.labels import label_figures, predictions
 from experiments.judge.rows import Judged
 from experiments.spec import Spec
 from guides.guide import Guide
@@ -118,20 +117,13 @@ def _notes(spec: Spec, guide: Guide) -> list[str]:
     return notes
 
 
-@torch.no_grad()
 def _rand_index(guide: Guide | None, data: Dataset | None) -> float | None:
     """The adjusted Rand index of the most probable component of each row against its class."""
     if guide is None or data is None or data.labels is None or len(guide.latents.discrete) != 1:
         return None
     from sklearn.metrics import adjusted_rand_score
 
-    (name,) = guide.latents.discrete
-    width = max(data.event_shape(site).numel() for site in data.names)
-    parts = [
-        guide.posterior(batch.to(guide.model.device), 100).probabilities[name].argmax(-1)
-        for batch in data.batches(max(1, 40_000 // width))
-    ]
-    return float(adjusted_rand_score(data.labels.cpu(), torch.cat(parts).cpu()))
+    return float(adjusted_rand_score(data.labels.cpu(), predictions(guide, data).argmax(-1)))
 
 
 def _count(part: nn.Module) -> int:

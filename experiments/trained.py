@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from experiments.config import CONFIG, read_config
-from experiments.judge.rows import given_labels
 from experiments.runs import Spec, hold_out, split_of
 from guides.guide import Guide
+from guides.sites import given_labels
 from zoo import store
 from zoo.data import Dataset
 from zoo.fitting import pick_device

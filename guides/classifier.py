@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from guides.estimators import Estimator
 from guides.inference import Amortized
 from zoo.data import Batch, Dataset
-from zoo.nets import keep_signal
+from zoo.nets import keep_signal, start_small
 
 START = 0.3  # about the size of logits at the start
 
@@ -65,9 +65,7 @@ class Classifier(nn.Module):
         )  # c
         if encoder is None:  # a start near 1/C everywhere would leave each class to chance for long
             keep_signal(self.net.encoder, whole=True)
-            with torch.no_grad():
-                last = [m for m in self.net.encoder.modules() if isinstance(m, nn.Linear)][-1]
-                last.weight.mul_(START)
+            start_small(self.net.encoder, START)
         estimator.bind(self.net.width, math.prod(labels.values()))
 
     def logits(self, batch: Batch) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from guides.labels import classifier_of
 from zoo.data import Batch
 
 if TYPE_CHECKING:
@@ -32,15 +33,11 @@ def distribution(guide: Guide, batch: Batch) -> dist.TorchDistribution:
             f"the family {type(family).__name__} cannot score a given z: only its own "
             "draws have a density; use posterior(batch), or a family such as mean_field"
         )
-    classifier = guide.classifier or getattr(family, "classifier", None)
+    classifier = classifier_of(guide)
     if classifier and (lost := [name for name in classifier.labels if name not in batch]):
+        other = ", or use log_prob, which averages over q(y | x)" if guide.classifier else ""
         raise ValueError(
-            f"the guide has q(z | x, y), and the batch lacks {lost}: add them to it"
-            + (
-                ""
-                if guide.classifier is None
-                else ", or use log_prob, which averages over q(y | x)"
-            )
+            f"the guide has q(z | x, y), and the batch lacks {lost}: add them to it{other}"
         )
     return family.distribution(guide.model, batch, guide._source(batch))
 

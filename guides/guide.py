@@ -21,7 +21,7 @@ from guides.labels import baseline, classify, no_bound
 from guides.layers import Structured
 from guides.local import build_local, estimator_for
 from guides.posterior import Posterior, posterior
-from guides.sites import Latents
+from guides.sites import Latents, given_labels
 from guides.source import Kappa, Source
 from zoo.context import factory
 from zoo.data import Batch, Dataset, as_dataset
@@ -88,7 +88,7 @@ class Guide(nn.Module):
         self.__dict__["model"] = model  # p is not a part of q: no shared parameters in q's state
         head = next(data.batches(min(len(data), 97))).to(model.device)
         model.resolve(head)
-        head = head.without(*(name for name in {*model.labels, *data.given} if name in head))
+        head = head.without(*(name for name in given_labels(model, data) if name in head))
         self.latents = Latents.find(model, head)
         estimator = estimator_for(model, data, self.latents, estimator)
         self.spec = {

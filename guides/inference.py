@@ -12,7 +12,7 @@ from guides.family import inverse_softplus
 from guides.source import Objective, Source
 from guides.table import PerDatapoint
 from zoo.data import Batch, Dataset
-from zoo.nets import MLP, indicator, join, network
+from zoo.nets import MLP, indicator, join, network, start_small
 
 __all__ = ["Amortized", "PerDatapoint", "SemiAmortized"]
 
@@ -80,11 +80,8 @@ class Amortized(Source):
         self.encoder = encoder or network(
             net, width, tuple(hidden), len(initial), activation, gated, shape
         )
-        if encoder is None:
-            last = [m for m in self.encoder.modules() if isinstance(m, nn.Linear)][-1]
-            with torch.no_grad():  # start near κ_0, whatever x is
-                last.weight.mul_(0.1)
-                last.bias.zero_()
+        if encoder is None:  # start near κ_0, whatever x is
+            start_small(self.encoder, 0.1)
 
     def _raw(self, batch: Batch, dtype: torch.dtype) -> Tensor:
         return torch.cat([self._wide(batch[n], n).to(dtype) for n in self.names], -1)

@@ -15,6 +15,7 @@ from guides.family import Family
 from guides.sites import Latents, Site, Sites
 from zoo.data import Batch, Dataset
 from zoo.model import Model
+from zoo.nets import start_small
 
 Step = Callable[[int, Tensor | None], TorchDistribution]
 
@@ -167,10 +168,7 @@ class NearStart(nn.Module):
         super().__init__()
         self.register_buffer("start", start)
         self.net = net
-        last = [m for m in net.modules() if isinstance(m, nn.Linear)][-1]
-        with torch.no_grad():
-            last.weight.mul_(scale)
-            last.bias.zero_()
+        start_small(net, scale)
 
     def forward(self, given: Tensor) -> Tensor:
         return self.start + self.net(given)

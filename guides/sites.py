@@ -15,7 +15,7 @@ from torch.distributions import biject_to, constraints
 from torch.distributions.transforms import CorrCholeskyTransform
 from torch.nn.functional import softplus
 
-from zoo.data import Batch
+from zoo.data import Batch, Dataset
 from zoo.handlers import Record, in_plate
 from zoo.model import Model, observe
 
@@ -153,6 +153,11 @@ class Latents:
             else:
                 (local if inside else global_).append(Site.of(site, inside))
         return cls(Sites(local), Sites(global_), tuple(discrete), discrete)
+
+
+def given_labels(model: Model, data: Dataset) -> list[str]:
+    """The labels that rows of these data come with, some or all, and that new rows will lack."""
+    return [name for name in dict.fromkeys((*model.labels, *data.given)) if name in data.names]
 
 
 def log_abs_det(transform: Any, raw: Tensor, value: Tensor) -> Tensor:

@@ -48,10 +48,8 @@ def tempered(weights: LogWeights, beta: float | Tensor) -> LogWeights:
     global_ = beta * weights.global_
     if weights.local.dim() == 3:
         return replace(weights, local=likelihood + beta * rest, global_=global_)
-    if weights.log_q_enum is not None:
-        log_q = weights.log_q_enum
-        log_q = log_q[:, None, None] if log_q.dim() == 2 else log_q  # (C, S, K, B)
-        spare = (1 - beta) * log_q
+    if weights.log_q_states is not None:
+        spare = (1 - beta) * weights.log_q_states
         return replace(weights, local=likelihood + beta * rest + spare, global_=global_)
     power = beta.clamp_min(LEAST) if isinstance(beta, Tensor) else max(beta, LEAST)
     local = power * (rest + likelihood / power).logsumexp(0)

@@ -69,9 +69,8 @@ def kl_terms(weights: LogWeights) -> tuple[Tensor, dict[str, Terms]]:
     are summed out, there is one entry for all of them. Where there is an entry for every site the
     first is their sum, which has less noise: some of them are KLs in closed form.
     """
-    excess, log_q = weights.log_likelihood - weights.local, weights.log_q_enum
+    excess, log_q = weights.log_likelihood - weights.local, weights.log_q_states
     if log_q is not None:
-        log_q = log_q[:, None, None] if log_q.dim() == 2 else log_q  # (C, S, K, B)
         excess = (log_q.exp() * (excess + log_q)).sum(0)
     elif excess.dim() > 3:
         excess = -(-excess).logsumexp(0)

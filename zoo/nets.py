@@ -23,6 +23,7 @@ __all__ = [
     "last_bias",
     "network",
     "select",
+    "start_small",
     "widths_of_layers",
 ]
 
@@ -196,3 +197,19 @@ def keep_signal(net: nn.Module, whole: bool = False) -> None:
     layers = [module for module in net.modules() if isinstance(module, nn.Linear)]
     for layer in layers if whole else layers[:-1]:
         nn.init.normal_(layer.weight, std=math.sqrt(2 / layer.in_features))
+
+
+@torch.no_grad()
+def start_small(net: nn.Module, scale: float) -> None:
+    """Starts a network near 0 whatever it reads: its last linear layer's weights times ``scale``.
+
+    The layer's bias becomes 0.
+
+    >>> net = MLP(4, (8,), 2)
+    >>> start_small(net, 0.0)
+    >>> net(torch.randn(3, 4)).abs().max().item()
+    0.0
+    """
+    last = [module for module in net.modules() if isinstance(module, nn.Linear)][-1]
+    last.weight.mul_(scale)
+    last.bias.zero_()

@@ -82,11 +82,14 @@ class LogWeights:
         Its mean over particles is the ELBO of q(y | x) q(z | x, y). ``summed`` where the guide has
         no q(y | x).
         """
-        if self.log_q_enum is None:
-            return self.summed
+        log_q = self.log_q_states
+        return self.summed if log_q is None else (log_q.exp() * (self.local - log_q)).sum(0)
+
+    @property
+    def log_q_states(self) -> Tensor | None:
+        """``log_q_enum`` as it stands beside ``local``: (C, 1, 1, B) or (C, S, K, B)."""
         log_q = self.log_q_enum
-        log_q = log_q[:, None, None] if log_q.dim() == 2 else log_q
-        return (log_q.exp() * (self.local - log_q)).sum(0)
+        return log_q[:, None, None] if log_q is not None and log_q.dim() == 2 else log_q
 
     def discrete(self) -> tuple[Tensor, dict[str, Tensor]]:
         """p(y | x, z) over the joint states, (C, S, K, B), and a draw (S, K, B) of each site.

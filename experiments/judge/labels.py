@@ -7,12 +7,14 @@ from typing import Any
 import torch
 
 from guides.guide import Guide
+from guides.labels import classifier_of
 from zoo.calibration import classification_error
 from zoo.context import seeded, stream
 from zoo.data import Dataset
 from zoo.sources import Split
 
-CHUNK = 2000  # rows at a time
+CHUNK = 2000  # rows at a time, where q(y | x) is a network
+MAX_ELEMENTS = 40_000  # numbers of x at a time, where y is summed out over 100 draws of z
 
 
 @torch.no_grad()
@@ -20,7 +22,9 @@ def predictions(guide: Guide, data: Dataset) -> torch.Tensor:
     """(N, C): q(y = c | x) of every row, labels that it may have not looked at."""
     (name,) = guide.latents.discrete
     data, where = data.without(*data.partial), guide.model.device
-    parts = [guide.classify(batch.to(where))[name] for batch in data.batches(CHUNK)]
+    width = max(data.event_shape(site).numel() for site in data.names)
+    rows = max(1, MAX_ELEMENTS // width) if classifier_of(guide) is None else CHUNK
+    parts = [guide.classify(batch.to(where))[name] for batch in data.batches(rows)]
     return torch.cat(parts).cpu()
 
 

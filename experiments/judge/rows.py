@@ -11,6 +11,7 @@ import torch
 from experiments.spec import Spec
 from guides.guide import Guide
 from guides.infer import restrict
+from guides.sites import given_labels
 from zoo.data import Dataset
 from zoo.evaluation import Evaluation, evaluate
 from zoo.model import Model
@@ -39,6 +40,7 @@ class Judged:
 def judge(spec: Spec, model: Model, guide: Guide, split: Split) -> Judged:
     """Figures of the training and test rows, of ``spec.eval_rows`` each."""
     options = {"num_particles": spec.eval_particles, "seed": EVALUATION_SEED}
+    # The bounds that are reported are those of x alone.
     split = replace(split, train=split.train.without(*given_labels(model, split.train)))
     chosen = judged_rows(split, 0 if guide.latents.global_.dim else spec.eval_rows)
     train_guide = guide
@@ -50,11 +52,6 @@ def judge(spec: Spec, model: Model, guide: Guide, split: Split) -> Judged:
     test_guide = guide.infer(chosen.test, **row_fit(spec))
     test = evaluate(model, test_guide, chosen.test, predictive=True, **options)
     return Judged(chosen, train, test, train_guide, test_guide)
-
-
-def given_labels(model: Model, data: Dataset) -> list[str]:
-    """Labels that rows come with: the bounds that are reported are those of x alone."""
-    return [name for name in dict.fromkeys((*model.labels, *data.given)) if name in data.names]
 
 
 def row_fit(spec: Spec) -> dict[str, Any]:
