@@ -11,12 +11,12 @@ import torch
 from experiments.config import CONFIG, read_config
 from experiments.runs import Spec, hold_out, split_of
 from guides.guide import Guide
-from guides.sites import given_labels
 from zoo import store
 from zoo.data import Dataset
 from zoo.fitting import pick_device
 from zoo.model import Model
 from zoo.registry import resolve
+from zoo.sites import given_labels
 from zoo.sources import Split
 
 

@@ -15,11 +15,11 @@ from guides.draws import sample
 from guides.family import Family
 from guides.inference import Amortized
 from guides.layers import NearStart, Structured
-from guides.sites import Latents, Sites
 from zoo.data import Batch, Dataset
 from zoo.decoding import mean_of
 from zoo.model import Model
 from zoo.nets import MLP, indicator, join, keep_signal
+from zoo.sites import Latents, Sites
 
 __all__ = ["Stacked"]
 

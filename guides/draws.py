@@ -13,10 +13,10 @@ from pyro import poutine
 from torch import Tensor
 
 from guides.family import Family
-from guides.sites import Sites
 from zoo.data import Batch
 from zoo.model import Model, rows
 from zoo.registry import build
+from zoo.sites import Sites
 
 
 def made(family: str | type[Family], dim: int, options: Mapping[str, Any]) -> Family:

@@ -14,7 +14,7 @@ from zoo.data import Batch
 from zoo.model import Model
 
 if TYPE_CHECKING:
-    from guides.sites import Latents
+    from zoo.sites import Latents
 
 
 class Family(nn.Module):

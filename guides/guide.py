@@ -21,12 +21,12 @@ from guides.labels import baseline, classify, no_bound
 from guides.layers import Structured
 from guides.local import build_local, estimator_for
 from guides.posterior import Posterior, posterior
-from guides.sites import Latents, given_labels
 from guides.source import Kappa, Source
 from zoo.context import factory
 from zoo.data import Batch, Dataset, as_dataset
 from zoo.model import Model, as_model
 from zoo.objectives.bounds import mean
+from zoo.sites import Latents, given_labels
 from zoo.weights import log_weights
 
 

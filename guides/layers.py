@@ -12,10 +12,10 @@ from torch.distributions import constraints
 
 from guides.draws import sample
 from guides.family import Family
-from guides.sites import Latents, Site, Sites
 from zoo.data import Batch, Dataset
 from zoo.model import Model
 from zoo.nets import start_small
+from zoo.sites import Latents, Site, Sites
 
 Step = Callable[[int, Tensor | None], TorchDistribution]
 

@@ -13,12 +13,12 @@ from guides.family import Family
 from guides.inference import SemiAmortized
 from guides.layers import Structured
 from guides.shared import make_source
-from guides.sites import Latents
 from guides.source import Source
 from zoo.data import Dataset
 from zoo.exact import knows
 from zoo.model import Model
 from zoo.registry import build, resolve
+from zoo.sites import Latents
 
 
 class Local(NamedTuple):

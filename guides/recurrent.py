@@ -14,11 +14,11 @@ from torch.nn.functional import softplus
 from guides.families.mean_field import MeanField
 from guides.family import Family
 from guides.layers import NearStart, Structured
-from guides.sites import Latents
 from zoo.data import Batch, Dataset
 from zoo.model import Model
 from zoo.models.vrnn import VRNN
 from zoo.nets import MLP
+from zoo.sites import Latents
 
 __all__ = ["Recurrent"]
 

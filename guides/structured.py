@@ -14,11 +14,11 @@ from guides.families.mean_field import MeanField
 from guides.family import Family
 from guides.inference import Amortized
 from guides.layers import NearStart, Structured, product
-from guides.sites import Latents, Sites
 from zoo.data import Batch, Dataset
 from zoo.exact import knows
 from zoo.model import Model
 from zoo.nets import ACTIVATIONS, MLP, keep_signal, widths_of_layers
+from zoo.sites import Latents, Sites
 
 __all__ = ["BottomUp", "TopDown"]
 

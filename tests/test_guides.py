@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from guides import Guide
 from guides.families.low_rank import LowRank
 from guides.inference import Amortized, PerDatapoint
-from guides.sites import Latents, Site, Sites
 from guides.source import Source
 from zoo.context import seeded
 from zoo.data import Dataset
@@ -26,6 +25,7 @@ from zoo.models.poisson_ppca import PoissonPPCA
 from zoo.models.ppca import PPCA
 from zoo.objectives.bounds import elbo
 from zoo.registry import names, resolve
+from zoo.sites import Latents, Site, Sites
 from zoo.testing import check_guide
 from zoo.weights import log_weights
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from guides import Guide
-from guides.leapfrog import leapfrog, metropolis, target_of
 from zoo.data import Dataset
 from zoo.evaluation import evaluate
 from zoo.fitting import fit
 from zoo.handlers import Record
+from zoo.leapfrog import leapfrog, metropolis, target_of
 from zoo.model import Model
 from zoo.objectives.bounds import elbo
 from zoo.objectives.mcmc import mcmc

@@ -11,10 +11,10 @@ import torch
 from experiments.spec import Spec
 from guides.guide import Guide
 from guides.infer import restrict
-from guides.sites import given_labels
 from zoo.data import Dataset
 from zoo.evaluation import Evaluation, evaluate
 from zoo.model import Model
+from zoo.sites import given_labels
 from zoo.sources import Split
 
 EVALUATION_SEED = 0x5C02E  # the stream that bounds are reported with, apart from those of training

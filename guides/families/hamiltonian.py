@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from guides.family import Family, inverse_softplus
-from guides.leapfrog import leapfrog, metropolis, target_of
-from guides.sites import Latents
 from zoo.data import Batch
+from zoo.leapfrog import leapfrog, metropolis, target_of
 from zoo.model import Model, rows
+from zoo.sites import Latents
 
 
 class Hamiltonian(Family):

@@ -9,11 +9,11 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from guides.sites import Sites
 from zoo.context import validation
 from zoo.data import Batch
 from zoo.model import Model
 from zoo.particles import log_joint, simulate
+from zoo.sites import Sites
 
 Target = Callable[[Tensor], Tensor]  # u (..., B, d) -> log density (..., B), up to a constant
 
