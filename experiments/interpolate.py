@@ -9,7 +9,6 @@ from experiments.show.latent import lines
 from experiments.show.pictures import image_figure
 from experiments.trained import load_trained
 from experiments.use import SITE, Side, chosen, limits_of, place_of, title_of, write
-from guides.infer import restrict
 from zoo.latent_space import interpolate as between
 
 
@@ -54,10 +53,8 @@ def interpolate(
     if pairs < 1:
         raise ValueError("a way between rows takes two rows, and there is one")
     mixed = torch.from_numpy(np.random.RandomState(seed % 2**32).permutation(2 * pairs))
-    sides = [restrict(part.guide, part.data, index) for index in mixed.view(2, pairs)]
-    # One guide for both: a table is of the rows of one side, so each end asks its own.
-    (guide_a, a), (guide_b, b) = sides
-    mean = between(trained.model, (guide_a, guide_b), a, b, steps=steps, spherical=spherical)
+    a, b = (part.data.only(index) for index in mixed.view(2, pairs))
+    mean = between(trained.model, part.guide, a, b, steps=steps, spherical=spherical)
     how = "great circles" if spherical else "lines"
     title = title_of(trained, f"E[x | z] on {how} between {part.side} rows")
     values = {"mean": mean, "a": a[SITE], "b": b[SITE], "rows": part.index[mixed.view(2, pairs)]}

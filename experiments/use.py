@@ -15,7 +15,6 @@ from torch import Tensor
 from experiments.output import make, write_arrays, write_picture
 from experiments.trained import Trained
 from guides.guide import Guide
-from guides.infer import restrict
 from zoo.data import Dataset
 
 Side = Literal["test", "train"]
@@ -78,9 +77,7 @@ def chosen(
     if num_rows is not None and num_rows < len(data):
         order = np.random.RandomState(seed % 2**32).permutation(len(data))[:num_rows]
         index = torch.from_numpy(np.sort(order))
-        guide, data = (
-            restrict(guide, data, index) if rows == "train" else (guide, data.subset(index))
-        )
+        data = data.only(index) if rows == "train" else data.subset(index)
     if infer and rows == "test":
         guide = fitted(trained, guide, data, infer_steps)
     return Rows(data, guide, index, rows)

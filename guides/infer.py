@@ -81,7 +81,7 @@ def infer(
             with torch.enable_grad():
                 for _ in range(steps):
                     optimizer.zero_grad()
-                    _loss(guide, batch, kappa, num_particles, objective).backward()
+                    row_losses(guide, batch, kappa, num_particles, objective).sum().backward()
                     optimizer.step()
                     schedule.step()
             parts.append(kappa.detach())
@@ -90,8 +90,10 @@ def infer(
     return guide.with_source(source)
 
 
-def _loss(guide: Guide, batch: Batch, kappa: Tensor, num_particles: int, objective: str) -> Tensor:
-    """-Σ_n bound_n(κ_n); of the ELBO with the parameters of log q held, where that is cheap."""
+def row_losses(
+    guide: Guide, batch: Batch, kappa: Tensor, num_particles: int, objective: str = "elbo"
+) -> Tensor:
+    """(B,): -bound_n(κ_n); of the ELBO with the parameters of log q held, where that is cheap."""
     family, source = guide.family, guide.source
     assert family is not None and isinstance(source, PerDatapoint)
     if source.labels:  # κ of every label
@@ -102,11 +104,11 @@ def _loss(guide: Guide, batch: Batch, kappa: Tensor, num_particles: int, objecti
             return source.pick(rows, lambda place: kappa[place]).reshape(*lead, len(batch), -1)
 
         weights = log_weights(guide.model, partial(guide.draw, source=found), batch, num_particles)
-        return -weights.bound(REDUCE[objective]).sum()
+        return -weights.bound(REDUCE[objective])[0]
     weights = log_weights(
         guide.model, lambda b: guide.draw(b, lambda _: kappa), batch, num_particles
     )
-    loss = -weights.bound(REDUCE[objective]).sum()
+    loss = -weights.bound(REDUCE[objective])[0]
     local = guide.latents.local
     places = ("_z0", "_local", local.names[0])  # where the draw of Ψ stands
     raw = next(weights.values[name] for name in places if name in weights.values)
@@ -118,22 +120,4 @@ def _loss(guide: Guide, batch: Batch, kappa: Tensor, num_particles: int, objecti
         return loss
     held = family(kappa.detach()).log_prob(raw)
     free = family(kappa).log_prob(raw)
-    return loss + (held - free).reshape(-1, len(batch)).mean(0).sum()
-
-
-def restrict(guide: Guide, data: Dataset, index: Tensor) -> tuple[Guide, Dataset]:
-    """The guide and the data of some rows alone: a table keeps the vectors of those rows.
-
-    Args:
-        guide: fitted to ``data``.
-        data: all rows.
-        index: (M,), the places of the rows.
-    """
-    rows = data.subset(index)
-    if not isinstance(guide.source, PerDatapoint):
-        return guide, rows
-    table, states = guide.source.table.weight.detach(), guide.source.states
-    source = PerDatapoint(rows, table[0], label_classes=guide.source.labels)
-    kept = table.unflatten(0, (-1, states))[index.to(table.device)].flatten(0, 1)
-    source.table.weight = nn.Parameter(kept)
-    return guide.with_source(source), rows
+    return loss + (held - free).reshape(-1, len(batch)).mean(0)

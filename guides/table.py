@@ -40,6 +40,11 @@ class PerDatapoint(Source):
         label_classes: Mapping[str, int] | None = None,
     ):
         super().__init__(data, initial, latents)
+        if data.chosen:
+            raise ValueError(
+                f"these are {len(data)} rows that belong to other data, and a table is of whole "
+                "data: take them by data.subset(index) instead of data.only(index)"
+            )
         self.labels = dict(label_classes or {})
         self.states = math.prod(self.labels.values())  # rows of the table for each datapoint
         _check_size(len(data) * self.states, initial)

@@ -49,8 +49,6 @@ class Dataset(Visits):
     >>> data = Dataset({"x": np.eye(4), "exposure": np.ones(4)}, name="toy")
     >>> print(data.describe())
     toy: 4 rows; x (4,) float32, exposure () float32; cpu
-    >>> [len(batch) for batch in data.batches(3)]
-    [3, 1]
     """
 
     def __init__(
@@ -123,7 +121,7 @@ class Dataset(Visits):
         return False
 
     def fixed(self) -> Self:
-        """The rows as evaluation sees them, which never change: here these same data."""
+        """The rows as evaluation sees them: here these same data."""
         return self
 
     def _type_of(self, name: str) -> torch.dtype:
@@ -164,7 +162,7 @@ class Dataset(Visits):
         return other
 
     def _with(self, **attributes: Any) -> Self:
-        other = self._same()  # of other rows, which have another fingerprint
+        other = self._same(_places=None)  # of other rows, which have another fingerprint
         vars(other).pop("fingerprint", None)
         return other._same(**attributes)
 
@@ -174,6 +172,7 @@ class Dataset(Visits):
             _values=moved(self._values, device, dtype),
             _observed=moved(self._observed, device),
             _known=moved(self._known, device, dtype),
+            _places=None if self._places is None else self._places.to(only_device(device)),
             labels=None if self.labels is None else self.labels.to(only_device(device)),
         )
 

@@ -31,6 +31,7 @@ class Rows(ABC):
     _values: dict[str, Tensor]
     _observed: dict[str, Tensor]
     _known: dict[str, Tensor]  # name -> (M, *event), of the first M rows; all of them where M = N
+    _places: Tensor | None = None  # (N,), of the rows in the data that they are rows of; see `only`
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -151,6 +152,34 @@ class Rows(ABC):
         mark = self.fingerprint  # the rows are the same ones
         return self._same(_values=values, _observed=observed, _known=known, fingerprint=mark)
 
+    @property
+    def chosen(self) -> bool:
+        """Whether the rows are some of other data, to which they still belong; see `only`."""
+        return self._places is not None
+
+    def only(self, index: Any) -> Dataset:
+        """The rows `index` as evaluation sees them, still as rows of these data.
+
+        Their batches carry the places and the fingerprint that they have here, so that a guide with
+        a table for these data goes on knowing them; `subset` makes other data.
+
+        Args:
+            index: as for `subset`.
+
+        Raises: ValueError as `subset`.
+
+        >>> from zoo.data import Dataset
+        >>> data = Dataset(torch.arange(4.0))
+        >>> few = data.only([1, 3])
+        >>> few.batch().index.tolist(), few.fingerprint == data.fingerprint
+        ([1, 3], True)
+        """
+        rows = self.fixed().subset(index)
+        places = row_numbers(index, len(self)).to(self.device)
+        if self._places is not None:
+            places = self._places[places]
+        return rows._same(_places=places, fingerprint=self.fingerprint)
+
     def batch(self, index: Tensor | None = None) -> Batch:
         """The rows `index`, (B,) long and not empty, as training sees them (a fresh draw where
         dynamic); None: all rows, without a copy.
@@ -158,7 +187,10 @@ class Rows(ABC):
         Raises: ValueError for rows of which only some have the values of `partial`.
         """
         if not self.partial:
-            return self._of_kind(index, True) if self._known else self._taken(index)
+            found = self._of_kind(index, True) if self._known else self._taken(index)
+            if self._places is None:
+                return found
+            return replace(found, index=self._places[found.index], fingerprint=self.fingerprint)
         rows = len(self) if index is None else len(index)
         count = self._count if index is None else int((index < self._count).sum())
         if 0 < count < rows:

@@ -10,7 +10,6 @@ import torch
 
 from experiments.spec import Spec
 from guides.guide import Guide
-from guides.infer import restrict
 from zoo.data import Dataset
 from zoo.evaluation import Evaluation, evaluate
 from zoo.model import Model
@@ -43,15 +42,12 @@ def judge(spec: Spec, model: Model, guide: Guide, split: Split) -> Judged:
     # The bounds that are reported are those of x alone.
     split = replace(split, train=split.train.without(*given_labels(model, split.train)))
     chosen = judged_rows(split, 0 if guide.latents.global_.dim else spec.eval_rows)
-    train_guide = guide
-    if chosen.train is not split.train:
-        train_guide, _ = restrict(guide, split.train, choice(split.train, spec.eval_rows))
-    train = evaluate(model, train_guide, chosen.train, **options)
+    train = evaluate(model, guide, chosen.train, **options)
     if chosen.test is None:
-        return Judged(chosen, train, None, train_guide, None)
+        return Judged(chosen, train, None, guide, None)
     test_guide = guide.infer(chosen.test, **row_fit(spec))
     test = evaluate(model, test_guide, chosen.test, predictive=True, **options)
-    return Judged(chosen, train, test, train_guide, test_guide)
+    return Judged(chosen, train, test, guide, test_guide)
 
 
 def row_fit(spec: Spec) -> dict[str, Any]:
@@ -64,12 +60,12 @@ def row_fit(spec: Spec) -> dict[str, Any]:
 
 def judged_rows(split: Split, count: int) -> Split:
     """The rows of a split that are judged: ``count`` of each side, all where that is 0."""
-    sides = [
-        data if data is None or not 0 < count < len(data) else data.subset(choice(data, count))
-        for data in (split.train, split.test)
-    ]
-    assert sides[0] is not None
-    return replace(split, train=sides[0], test=sides[1])
+    train, test = split.train, split.test
+    if 0 < count < len(train):
+        train = train.only(choice(train, count))
+    if test is not None and 0 < count < len(test):
+        test = test.subset(choice(test, count))
+    return replace(split, train=train, test=test)
 
 
 def choice(data: Dataset, count: int) -> torch.Tensor:
