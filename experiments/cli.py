@@ -24,6 +24,7 @@ commands:
   zoo compare MODEL     several guides or objectives for one model, on the same data and draws
   zoo select MODEL      the latent dimension or number of components, by held-out likelihood
   zoo evaluate RUN      test likelihood by importance sampling, and what the latents are used for
+  zoo diagnose RUN      the report card: how far the posterior can be trusted, and why not
   zoo sample RUN        draws from a fitted model beside its data: a file and a picture
   zoo reconstruct RUN   rows beside what the model makes of their latents, with the error
   zoo interpolate RUN   the way from one row to another through the latent space
@@ -47,6 +48,7 @@ examples:
       --out runs/compared
   zoo select gmm --data iris --sweep model.num_components=1,2,3,4
   zoo evaluate runs/wine
+  zoo diagnose runs/wine --simulate
   zoo sample runs/wine
 
 Data files are looked for in the working directory and in the folder that ZOO_DATA names.
@@ -67,7 +69,7 @@ examples:
 
 COMMANDS = ("list", "fit", "compare", "select", "evaluate", "sample", "reconstruct")
 COMMANDS += ("interpolate", "manifold", "analogies", "styles", "impute", "encode", "classify")
-COMMANDS += ("reproduce",)
+COMMANDS += ("reproduce", "diagnose")
 
 EXAMPLES = {
     "compare": """examples:
@@ -81,6 +83,11 @@ EXAMPLES = {
     "evaluate": """examples:
   zoo evaluate runs/wine
   zoo evaluate runs/digits --num-particles 1000 --num-rows 100 --out tables""",
+    "diagnose": """examples:
+  zoo diagnose runs/wine
+  zoo diagnose runs/wine --simulate --thorough
+  zoo diagnose runs/vae --num-rows 1000 --out cards/vae
+  zoo diagnose runs/schools --reference draws.json.zip""",
     "sample": """examples:
   zoo sample runs/wine
   zoo sample runs/digits --num-samples 100 --out pictures""",

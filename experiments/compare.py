@@ -10,32 +10,20 @@ from typing import Any, Literal
 from rich.console import Console
 
 from experiments import output as _output
+from experiments.judge.cards import cards_of
 from experiments.judge.comparison import Comparison
 from experiments.judge.grid import Cell, grid, specs_of
 from experiments.judge.modes import check_source, free, mode_of, source_of
-from experiments.runs import (
-    Outcome,
-    Spec,
-    build_guide,
-    build_model,
-    complete,
-    judge,
-    judged_rows,
-    row_fit,
-    run,
-    split_of,
-    summarize,
-)
+from experiments.judge.refit import refit
+from experiments.runs import Outcome, Spec, build_guide, build_model, run, split_of
+from experiments.show.card_files import strict
+from experiments.show.cards import cards_tables
 from experiments.show.figures import comparison_figure
 from experiments.show.tables import comparison_table, terminal
 from experiments.spec import check
 from guides.guide import Guide
-from guides.infer import REDUCE
 from zoo.exact import knows
-from zoo.fitting import FitResult, fit, pick_device
-from zoo.model import Model
-from zoo.registry import resolve
-from zoo.sources import Split
+from zoo.fitting import fit, pick_device
 
 WITH_EXACT = "exact,mean_field/per_datapoint,full_rank/per_datapoint,full_rank/amortized"
 WITHOUT_EXACT = "mean_field/per_datapoint,full_rank/per_datapoint,full_rank/amortized"
@@ -62,6 +50,8 @@ def compare(
     num_particles: int | None = None,
     eval_particles: int | None = None,
     eval_rows: int = 2000,
+    diagnose: bool = False,
+    simulate: bool = False,
     seed: int = 0,
     device: str = "auto",
     global_family: str = "mean_field",
@@ -116,6 +106,9 @@ def compare(
             ``fit``.
         eval_rows: how many rows of each side are judged, a seeded choice where there are more; 0
             judges all.
+        diagnose: whether to put the report cards of the guides side by side, of the same rows and
+            random numbers, with what they differ by, row by row.
+        simulate: whether those cards look at simulated data too.
         seed: the first seed.
         device: auto (CUDA where there is one), cpu or cuda.
         global_family: the family of latents shared by all rows, or a Pyro AutoGuide by its name.
@@ -200,7 +193,7 @@ def compare(
             clock = time.perf_counter()
             spec = replace(specs[cell], seed=seed + shift)
             if mode == "fixed":
-                outcome = _refit(replace(spec, freeze="model"), start, split, shared)
+                outcome = refit(replace(spec, freeze="model"), start, split, shared)
             else:
                 outcome = run(spec, split=split)
             outcomes.setdefault(cell, []).append(outcome)
@@ -211,39 +204,16 @@ def compare(
     console.print(comparison_table(result, console.width))
     for line in result.remarks():
         console.print(line, highlight=False)
+    content = result.as_dict()
+    if diagnose or simulate:
+        cards = cards_of(result, simulate, seed)
+        content |= cards.as_dict()
+        for table in cards_tables(cards):
+            console.print(table, highlight=False)
     if place is None:
         console.print("Nothing was written; --out DIR keeps table and picture.", highlight=False)
     else:
-        content, figure = (result.as_dict(), result.as_rows()), comparison_figure(result)
-        _output.write(place, "compare", *content, figure)
+        rows, figure = result.as_rows(), comparison_figure(result)
+        _output.write(place, "compare", strict(content), rows, figure)
         console.print(f"The picture is {place / 'compare.png'}", highlight=False, soft_wrap=True)
     return result
-
-
-def _refit(spec: Spec, model: Model, split: Split, shared: bool) -> Outcome:
-    """A guide for a frozen model: rows of a table on their own, all else by ``fit``.
-
-    Where rows share latents, they are fitted together.
-    """
-    amortized = spec.family == "exact" or resolve("inference", spec.inference or "").amortized
-    if not (amortized or shared):  # only the rows that are judged need theirs
-        split = judged_rows(split, spec.eval_rows)
-    guide = build_guide(spec, model, split)
-    # Weights that all rows share, of a flow or q(y | x), are trained with the table, by fit.
-    trained = free(guide.family) or guide.classifier is not None
-    table = not (amortized or shared or trained) and spec.objective in REDUCE
-    if free(guide) and not table:
-        return run(spec, model=model, split=split)
-    spec = complete(spec)
-    result = FitResult(model, guide, spec.objective)  # where there is nothing to fit
-    notes = []
-    if table:
-        clock = time.perf_counter()
-        fitting = row_fit(spec)
-        guide = guide.infer(split.train, seed=spec.seed, **fitting)
-        seconds = time.perf_counter() - clock
-        result = FitResult(model, guide, spec.objective, spec.infer_steps, seconds)
-        notes = ["the rows of the table were fitted by guide.infer"]
-    judged = judge(spec, model, guide, split)
-    summary = summarize(spec, result, split, judged, notes)
-    return Outcome(spec, result, model, guide, split, judged, summary)

@@ -12,6 +12,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
+from guides.anew import anew
 from guides.auto import auto_guide, has_density
 from guides.density import distribution, log_prob
 from guides.draws import made, sample, sample_local
@@ -20,6 +21,7 @@ from guides.infer import infer
 from guides.labels import baseline, classify, no_bound
 from guides.layers import Structured
 from guides.local import build_local, estimator_for
+from guides.optimal import optimal
 from guides.posterior import Posterior, posterior
 from guides.source import Kappa, Source
 from zoo.context import factory
@@ -228,6 +230,14 @@ class Guide(nn.Module):
         ``guides.infer``.
         """
         return infer(self, as_dataset(data), **options)
+
+    def optimal(self, data: Any, **options: Any) -> Guide:
+        """A guide with the best q of the family for each row. See ``guides.optimal``."""
+        return optimal(self, as_dataset(data), **options)
+
+    def anew(self, data: Any) -> Guide:
+        """An untrained guide of the same kind, for other data. See ``guides.anew``."""
+        return anew(self, as_dataset(data))
 
     def with_source(self, source: Source) -> Self:
         """The same guide, sharing everything but where κ comes from."""

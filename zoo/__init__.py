@@ -6,6 +6,7 @@ The public names below are imported when they are first used, so ``import zoo`` 
     ``Dataset, Batch, as_dataset, load_data``   data, in memory or by name
     ``fit, evaluate, load``                train, judge, and read a run back
     ``log_weights``                        the primitive under every objective and diagnostic
+    ``diagnose``                           the report card: how far to trust a posterior, and why
     ``predict, prior_predictive``          draws of data, given data or not
     ``encode, reconstruct, interpolate, manifold``   the latent space of a trained model
     ``impute``                             missing entries filled in
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zoo.data import Batch, Dataset, as_dataset
+    from zoo.diagnostics.report import diagnose
     from zoo.evaluation import evaluate
     from zoo.fitting import fit
     from zoo.functions import plain
@@ -41,6 +43,7 @@ __all__ = [
     "Dataset",
     "Model",
     "as_dataset",
+    "diagnose",
     "encode",
     "evaluate",
     "fit",
@@ -60,6 +63,7 @@ __all__ = [
 
 _HOMES = {
     "zoo.data": ("Batch", "Dataset", "as_dataset"),
+    "zoo.diagnostics.report": ("diagnose",),
     "zoo.evaluation": ("evaluate",),
     "zoo.fitting": ("fit",),
     "zoo.imputation": ("impute",),

@@ -35,9 +35,11 @@ def save(path: Path, loop: Loop) -> None:
     """Writes weights, optimizer, random numbers and counters: the checkpoint, then the weights."""
     result, stopping = loop.result, loop.stopping
     optimizers, numbers = _flatten(loop.optimizers)
+    iterates, names = loop.recorder.state()
     tensors = {
         **loop.weights(),
         **optimizers,
+        **iterates,
         **{f"best.{name}": value for name, value in loop.best.items()},
         "rng.cpu": torch.get_rng_state(),
         "window": loop.window,
@@ -61,6 +63,7 @@ def save(path: Path, loop: Loop) -> None:
         "fingerprint": loop.data.fingerprint,
         "objective": result.objective,
         "optimizers": numbers,
+        "iterates": names,
         "stopping": [stopping.since, stopping.best, stopping.best_step] if stopping else None,
     }
     write_tensors(path / STATE, tensors, meta)
@@ -99,6 +102,7 @@ def load(path: Path, loop: Loop) -> None:
             loop.average.restore(_part(tensors, "average."))
     except (RuntimeError, KeyError, IndexError) as error:
         raise RunError(f"the checkpoint in {path} does not fit this pair: {error}") from None
+    loop.recorder.restore(tensors, meta.get("iterates"))
     loop.best = _part(tensors, "best.")
     loop.window, loop.filled = tensors["window"].to(loop.device), meta["filled"]
     for name in ("steps", "seconds", "best_step", "stopped_early", "metrics"):

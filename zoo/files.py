@@ -35,11 +35,11 @@ def write_json(path: Path, content: Any) -> None:
         temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and metadata of a safetensors file."""
+def read_tensors(path: Path, start: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors of a safetensors file whose names begin with ``start``, and its metadata."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            keys = file.keys()
+            keys = [key for key in file.keys() if key.startswith(start)]  # noqa: SIM118
             tensors = {key: file.get_tensor(key) for key in keys}
             meta = json.loads((file.metadata() or {}).get("zoo", "null"))
     except FileNotFoundError:

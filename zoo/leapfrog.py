@@ -102,33 +102,53 @@ def leapfrog(
     return u, v, start, value
 
 
+def transition(
+    target: Target, u: Tensor, step: Tensor, num_steps: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One step of Hamiltonian Monte Carlo, which keeps exp(target) and is its own reverse.
+
+    v ~ N(0, I), T leapfrog steps, and their end is accepted with probability
+    min(1, exp(target(u_T) - ½|v_T|² - target(u_0) + ½|v_0|²)).
+
+    Args:
+        target: the log density.
+        u: (..., B, d), positions.
+        step: ε > 0, broadcast over (..., B, d); it may be drawn, but not depend on u.
+        num_steps: T.
+
+    Returns:
+        The new positions (..., B, d), the target there, the target at u and the probability of
+        acceptance, (..., B) each.
+
+    Reference: Duane, Kennedy, Pendleton and Roweth, "Hybrid Monte Carlo", 1987.
+    """
+    v = torch.randn_like(u)
+    new, end, start, value = leapfrog(target, u, v, step, num_steps)
+    gain = value - start - 0.5 * (end.square() - v.square()).sum(-1)
+    chance = gain.clamp(max=0).exp().nan_to_num(0.0)  # an end off the support is refused
+    accepted = torch.rand_like(chance) < chance
+    u = torch.where(accepted.unsqueeze(-1), new, u)
+    return u, torch.where(accepted, value, start), start, chance
+
+
 @torch.no_grad()
 def metropolis(
     target: Target, u: Tensor, step: Tensor, num_steps: int, num_transitions: int
 ) -> tuple[Tensor, Tensor]:
     """Hamiltonian Monte Carlo from u: draws that keep exp(target), each chain on its own.
 
-    A transition draws v ~ N(0, I), takes T leapfrog steps and accepts their end with probability
-    min(1, exp(target(u_T) - ½|v_T|² - target(u_0) + ½|v_0|²)).
-
     Args:
         target: the log density.
         u: (..., B, d), where the chains start.
         step: ε > 0, broadcast over (..., B, d).
-        num_steps: T.
+        num_steps: T of each ``transition``.
         num_transitions: how many.
 
     Returns:
         The chains' ends (..., B, d), and the mean acceptance probability ().
-
-    Reference: Duane, Kennedy, Pendleton and Roweth, "Hybrid Monte Carlo", 1987.
     """
     accepted = u.new_zeros(())
     for _ in range(num_transitions):
-        v = torch.randn_like(u)
-        new, end, start, value = leapfrog(target, u, v, step, num_steps)
-        gain = value - start - 0.5 * (end.square() - v.square()).sum(-1)
-        chance = gain.clamp(max=0).exp().nan_to_num(0.0)  # an end off the support is refused
-        u = torch.where((torch.rand_like(chance) < chance).unsqueeze(-1), new, u)
+        u, _, _, chance = transition(target, u, step, num_steps)
         accepted = accepted + chance.mean() / num_transitions
     return u, accepted

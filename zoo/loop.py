@@ -15,6 +15,7 @@ from zoo.averaging import Average
 from zoo.backward import Backward
 from zoo.context import validation
 from zoo.data import Batch, Dataset
+from zoo.iterates import Recorder
 from zoo.kl_weight import NOT_A_BOUND
 from zoo.monitor import EarlyStopping, blame, held_out_bound
 from zoo.optim import clip_gradients, make_optimizers
@@ -47,6 +48,7 @@ class Loop:
         self.backward = Backward(loss_of, data, whole, *how)
         self.average = None if settings.ema is None else Average(self.modules, settings.ema)
         self.stopping = EarlyStopping(settings.patience) if held_out is not None else None
+        self.recorder = Recorder(self.modules, settings.seed)
         self.best: dict[str, Tensor] = {}
         self.window = torch.zeros(settings.log_every, device=self.device)  # losses not yet read
         self.filled, self.resumed = 0, False
@@ -70,6 +72,7 @@ class Loop:
                     break
                 with validation(result.steps == 0):
                     self.step(index)
+                self.recorder.take(result.steps)
                 result.seconds = time.perf_counter() - clock
                 if self.filled == settings.log_every:
                     self.flush()
@@ -83,6 +86,7 @@ class Loop:
             if settings.out:
                 checkpoint.save(settings.out, self)
             self.flush()
+            result.iterates = self.recorder.iterates()
             if self.best or self.average:
                 self.load_weights(self.best or self.shown())
             bar.update(result)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from zoo.iterates import Iterates
 from zoo.model import Model
 
 
@@ -31,6 +32,7 @@ class FitResult:
             row before), lr, seconds; held_out at each look. Where the loss is no bound,
             ``loss_is`` says so.
         no_bound: what makes the loss no bound on log p(x) in every step; empty where it is one.
+        iterates: some parameters at up to 1024 of the steps; None where nothing is trained.
     """
 
     model: Model
@@ -43,6 +45,7 @@ class FitResult:
     best_step: int | None = None
     metrics: list[dict[str, Any]] = field(default_factory=list)
     no_bound: str = ""
+    iterates: Iterates | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pyro import poutine
 from pyro.distributions.util import sum_rightmost
 from torch import Tensor
 from torch.distributions import biject_to, constraints
+from torch.distributions.constraints import MixtureSameFamilyConstraint
 from torch.distributions.transforms import CorrCholeskyTransform
 from torch.nn.functional import softplus
 
@@ -43,16 +44,18 @@ class Site:
     @classmethod
     def of(cls, site: Any, local: bool) -> Site:
         """From a recorded sample site. ValueError for a local one with bounds for each row."""
-        fn = site["fn"]
+        fn, support = site["fn"], site["fn"].support
+        if isinstance(support, MixtureSameFamilyConstraint):
+            support = support.base_constraint  # the same for every component
         batch = torch.Size() if local or not site["cond_indep_stack"] else fn.batch_shape
         shape = batch + fn.event_shape
-        if local and _bounds_by_row(fn.support, fn.event_dim):
+        if local and _bounds_by_row(support, fn.event_dim):
             raise ValueError(
                 f"latent {site['name']!r} has a support of its own in each row; draw it on a fixed "
                 "one, such as u ~ Uniform(0, 1), and scale it in the model"
             )
-        transform = biject_to(fn.support)
-        return cls(site["name"], shape, fn.event_dim, fn.support, transform.inverse_shape(shape))
+        transform = biject_to(support)
+        return cls(site["name"], shape, fn.event_dim, support, transform.inverse_shape(shape))
 
 
 class Sites:

@@ -20,14 +20,8 @@ import torch
 from torch import nn
 
 from zoo.data import Dataset
-from zoo.files import (
-    FORMAT,
-    RunError,
-    read_json,
-    read_tensors,
-    replacing,
-    write_json,
-)
+from zoo.files import FORMAT, RunError, read_json, read_tensors, replacing, write_json
+from zoo.iterates import Iterates, read
 from zoo.model import Model, as_model
 from zoo.registry import names, resolve, unknown
 
@@ -47,6 +41,7 @@ class Run:
         spec: what ``run.json`` says: model, guide, data, objective, settings, versions.
         summary: ``summary.json``, or {} where there is none yet.
         metrics: the rows of ``metrics.jsonl``.
+        iterates: some parameters along the way; None of older runs.
     """
 
     path: Path
@@ -55,6 +50,7 @@ class Run:
     spec: dict[str, Any]
     summary: dict[str, Any] = field(default_factory=dict)
     metrics: list[dict[str, Any]] = field(default_factory=list)
+    iterates: Iterates | None = None
 
 
 def load(path: str | Path, *, model: Any = None, guide: Any = None) -> Run:
@@ -87,10 +83,8 @@ def load(path: str | Path, *, model: Any = None, guide: Any = None) -> Run:
                 part.load_state_dict(own)
             except RuntimeError as error:
                 raise RunError(f"the {side}'s weights in {path} do not fit it: {error}") from None
-    summary = path / "summary.json"
-    return Run(
-        path, model, guide, spec, read_json(summary) if summary.exists() else {}, read_metrics(path)
-    )
+    summary = read_json(path / "summary.json") if (path / "summary.json").exists() else {}
+    return Run(path, model, guide, spec, summary, read_metrics(path), read(path / STATE))
 
 
 def describe(model: Model, guide: Any, data: Dataset, **more: Any) -> dict[str, Any]:

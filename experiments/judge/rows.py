@@ -58,11 +58,15 @@ def row_fit(spec: Spec) -> dict[str, Any]:
     return options
 
 
-def judged_rows(split: Split, count: int) -> Split:
-    """The rows of a split that are judged: ``count`` of each side, all where that is 0."""
+def judged_rows(split: Split, count: int, apart: bool = False) -> Split:
+    """The rows of a split that are judged: ``count`` of each side, all where that is 0.
+
+    The training rows stay rows of their data, as a table of those needs; ``apart``, they do not.
+    """
     train, test = split.train, split.test
     if 0 < count < len(train):
-        train = train.only(choice(train, count))
+        index = choice(train, count)
+        train = train.subset(index) if apart else train.only(index)
     if test is not None and 0 < count < len(test):
         test = test.subset(choice(test, count))
     return replace(split, train=train, test=test)

@@ -1,0 +1,152 @@
+"""The report card of a run: how far its posterior can be trusted, in a table, pictures, files."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from experiments.output import make
+from experiments.show.card import card_table
+from experiments.show.card_files import write_report
+from experiments.show.tables import terminal
+from experiments.trained import Trained, load_trained
+from zoo import store
+from zoo.data import Dataset
+from zoo.diagnostics.report import Report
+from zoo.diagnostics.report import diagnose as card_of
+
+SEEDS = "seeds.json"
+
+
+def diagnose(
+    run: str,
+    *,
+    simulate: bool = False,
+    thorough: bool = False,
+    rows: Literal["own", "test", "train"] = "own",
+    num_rows: int = 500,
+    all: bool = False,
+    num_draws: int = 4000,
+    num_simulations: int | None = None,
+    infer_steps: int | None = None,
+    reference: str | None = None,
+    arviz: bool = True,
+    seed: int = 0,
+    device: str = "auto",
+    out: str | None = None,
+) -> Report:
+    """Tells how good a posterior is: numbers with errors, colours, pictures, one action a fault.
+
+    From importance weights the bounds and the gap that is certain, k̂, the effective sample size,
+    means and standard deviations put right; from the run its iterates, losses and gradients; the
+    gaps of family and encoder; the use of the latents; the model against the data. With --simulate
+    calibration on data that the model draws, with --thorough Markov chains. The best verdict is
+    "no failure found", and what was not run is said. Writes report.html (one file, no network),
+    report.json, posterior.nc for ArviZ and the figures into RUN/report.
+
+    Args:
+        run: the folder of a run, or of a series of them (--seeds): then the first one's card, with
+            the others as restarts.
+        simulate: calibration, coverage and divergence on simulated data; free for an encoder, 300
+            rows for a table, 50 refits for latents that all rows share.
+        thorough: annealed importance sampling between two bounds, short chains from q, NUTS for
+            latents that all rows share and small data; minutes.
+        rows: those that are judged: own, the rows that a table or shared latents were fitted to and
+            test rows for an encoder; or test, or train.
+        num_rows: rows that are given many draws each, chosen at random.
+        all: all of them.
+        num_draws: S, draws of each row.
+        num_simulations: how many, where the default is not right.
+        infer_steps: steps that fit a table's row to each new row; by default those of the run.
+        reference: a file of posterior draws to compare with: posteriordb's .json or .json.zip, .csv
+            or ArviZ .nc.
+        arviz: whether to write posterior.nc (--no-arviz leaves it out).
+        seed: of the rows and draws.
+        device: auto (CUDA where there is one), cpu or cuda.
+        out: a folder for the files; RUN/report by default.
+
+    Raises:
+        ValueError: no run there; data that have changed; counts out of range.
+    """
+    if min(num_rows, 1 if num_simulations is None else num_simulations) < 1 or num_draws < 100:
+        raise ValueError(
+            "num_rows and num_simulations count from 1 and num_draws from 100, got "
+            f"{num_rows}, {num_simulations} and {num_draws}"
+        )
+    started = time.perf_counter()
+    first, others = _series(Path(run))
+    trained = load_trained(first, device)
+    place = Path(out) if out is not None else Path(run) / "report"
+    make(place)
+    steps = trained.spec.infer_steps if infer_steps is None else infer_steps
+    data, side, guide, notes = _rows(trained, rows, steps)
+    report = card_of(
+        trained.model,
+        guide,
+        data,
+        simulate=simulate,
+        thorough=thorough,
+        run=store.load(first, model=trained.model, guide=trained.guide),
+        restarts=[load_trained(other, device) for other in others],
+        reference=reference,
+        num_rows=None if all else num_rows,
+        num_draws=num_draws,
+        num_simulations=num_simulations,
+        infer_steps=steps,
+        seed=seed,
+        progress=None,
+    )
+    about = {
+        **report.about,
+        "run": str(run),
+        "model": trained.spec.model,
+        "rows": side,
+        "binarization": trained.split.record.get("binarization"),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    report = replace(report, about=about, notes=(*notes, *report.notes))
+    console = terminal()
+    for part in card_table(report, console.width):
+        console.print(part, highlight=False)
+    files = write_report(report, place)
+    if arviz:
+        files.append(_posterior(report, trained, guide, data, place, seed))
+    for name in filter(None, files):
+        console.print(f"  {place / name}", highlight=False, soft_wrap=True)
+    return report
+
+
+def _series(run: Path) -> tuple[Path, list[Path]]:
+    """The run that the card is of, and its restarts."""
+    if not (run / SEEDS).exists():
+        return run, []
+    seeds = json.loads((run / SEEDS).read_text("utf-8"))["seeds"]
+    first, *others = (run / f"seed-{seed}" for seed in seeds)
+    return first, others
+
+
+def _rows(trained: Trained, rows: str, steps: int) -> tuple[Dataset, str, Any, list[str]]:
+    """The rows that are judged, what they are, q for them, and what to say of them."""
+    guide, notes = trained.guide, []
+    shared = bool(guide.latents.global_.dim)
+    if rows == "own":
+        rows = "test" if guide.amortized and not shared else "train"
+    if rows == "test" and shared:
+        raise ValueError(
+            f"{trained.path} has latents that all rows share: q is of the rows that it was fitted "
+            "to; leave --rows out"
+        )
+    data = trained.split.train
+    if rows == "test" and trained.split.test is None:
+        notes.append("the run has no test rows: these are the rows that it was trained on")
+        rows = "train"
+    if rows == "test":
+        assert trained.split.test is not None
+        data = trained.split.test
+        if not guide.amortized:
+            guide = guide.infer(data, steps=steps)
+            notes.append(f"q of each test row was fitted to it first, in {steps} steps")
+    return data, rows, guide, notes

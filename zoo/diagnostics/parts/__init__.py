@@ -1,0 +1,1 @@
+"""The parts of a card: each turns what diagnostics found into checks."""

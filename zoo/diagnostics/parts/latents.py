@@ -1,0 +1,62 @@
+"""The part of a card about what the latents are used for."""
+
+from __future__ import annotations
+
+from zoo.diagnostics.card import Band, Check, tested, told, unchecked
+from zoo.diagnostics.collapse import INFERENCE, POSTERIOR, UNDECIDED, collapse
+from zoo.diagnostics.parts.case import Case
+from zoo.latent_use import active_units, latent_kl
+from zoo.surgery import mutual_information
+
+ROW = "latents"
+MOST_PAIRED, MOST_PAIRED_BY_INVERSION = 2000, 200  # rows: N² densities
+
+
+def of_latents(case: Case) -> list[Check]:
+    """Active units, KL by unit, collapse and its kind, mutual information."""
+    if not case.latents.local.dim:
+        return []
+    pair, seed = (case.model, case.guide, case.few), case.settings.seed
+    found = case.results
+    found["kl"] = kl = latent_kl(*pair, seed=seed)
+    text = f"KL(q ‖ prior) {kl.total.mean:.2f} nats"
+    if len(case.few) > 1:
+        found["active_units"] = units = active_units(*pair, seed=seed)
+        text = f"{units.count} of {len(units.names)} units active, {text}"
+    return [
+        told(ROW, "use", text, "latents"),
+        *case.attempt(ROW, "information", lambda: _information(case)),
+        *case.attempt(ROW, "collapse", lambda: _collapse(case)),
+    ]
+
+
+def _information(case: Case) -> list[Check]:
+    cheap = getattr(getattr(case.guide, "family", None), "scores_cheaply", True)
+    rows = MOST_PAIRED if cheap else MOST_PAIRED_BY_INVERSION
+    seed = case.settings.seed
+    found = mutual_information(case.model, case.guide, case.few, num_rows=rows, seed=seed)
+    case.results["mutual_information"] = found
+    bits = f"I(x; z) {found.information.mean:.2f}, KL(q̄ ‖ p) {found.marginal_kl.mean:.2f}"
+    text = f"{bits} nats (log N = {found.log_n:.2f} is the most {found.num_rows} rows show)"
+    return [told(ROW, "information", text, "latents")]
+
+
+def _collapse(case: Case) -> list[Check]:
+    draws = case.results.get("draws")
+    if draws is None or draws.values is None:
+        why = draws.no_values if draws is not None else "there are no draws of the rows' latents"
+        return [unchecked(ROW, "collapse", why, "latents")]
+    found = collapse(case.model, case.guide, case.few, draws, case.results["psis"])
+    case.results["collapse"] = found
+    ours, also, open_ = (found.count(v) for v in (INFERENCE, POSTERIOR, UNDECIDED))
+    total = int(found.collapsed.sum())
+    if not total:
+        return [told(ROW, "collapse", "no unit collapsed", "latents")]
+    text = f"{total} collapsed: {also} in the posterior too, {ours} by q alone, {open_} undecided"
+    action = "q ignores what rows tell: KL warm-up (--warm-up), per_datapoint inference"
+    p = 0.0 if ours else 1.0
+    high = float(ours + open_)
+    band = Band(0.5, 0.5)
+    return [
+        tested(ROW, "collapse", float(ours), (float(ours), high), p, text, action, "latents", band)
+    ]

@@ -1,0 +1,153 @@
+"""The parts of a card that look for a better posterior: by optimisation, and by Markov chains."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from zoo.diagnostics.annealing import annealed
+from zoo.diagnostics.card import BANDS, Check, measured, tested, told, unchecked
+from zoo.diagnostics.chains import short_chains
+from zoo.diagnostics.gaps import Gaps, difference, gaps
+from zoo.diagnostics.nuts import nuts_posterior
+from zoo.diagnostics.parts.case import Case
+from zoo.diagnostics.sandwich import sandwich
+from zoo.estimate import Estimate
+
+GAPS, CHAINS = "gaps", "chains"
+QUICK = {"num_rows": 50, "steps": 600, "num_particles": 4}
+FULL = {"num_rows": 100, "steps": 2000}
+ANNEALED_ROWS, SIMULATED_ROWS = 50, 50
+SMALL = 2000  # rows and numbers of data up to which NUTS is run
+WIDTH = 0.5  # nats; a wider sandwich says little
+
+
+def of_gaps(case: Case) -> list[Check]:
+    """The approximation gap and the amortization gap."""
+    if not case.latents.local.dim:
+        return []
+    if case.globals:
+        why = "the gaps of rows are not taken apart where rows share latents"
+        return [unchecked(GAPS, "gaps", why)]
+    options = FULL if case.settings.thorough else QUICK
+    found = gaps(
+        case.model,
+        case.guide,
+        case.few,
+        num_draws=case.settings.num_draws,
+        seed=case.settings.seed,
+        progress=case.settings.progress,
+        **options,
+    )
+    case.results["gaps"] = found
+    amortized = getattr(case.guide, "amortized", True)
+    return [_gap(case, found, "approximation"), _gap(case, found, "amortization", amortized)]
+
+
+def _gap(case: Case, found: Gaps, kind: str, amortized: bool = True) -> Check:
+    estimate: Estimate = getattr(found, kind)
+    left = 0.0 if len(found.index) == len(case.data) else estimate.se_data
+    se = math.hypot(estimate.se, left)
+    sign = "≥ " if found.is_lower_bound and kind == "approximation" else ""
+    name = "approximation gap" if kind == "approximation" else found.amortization_is
+    text = f"{name} {sign}{estimate.mean:.3f} ± {se:.3f} nats ({len(found.index)} rows)"
+    action = "take a richer family: full_rank, iaf or spline in place of mean_field"
+    if kind == "amortization":
+        action = "a larger encoder or more training, or semi_amortized or per_datapoint inference"
+        action = action if amortized else "fit the table longer: more steps, a falling rate"
+    return measured(GAPS, f"{kind} gap", estimate.mean, se, text, action)
+
+
+def of_chains(case: Case) -> list[Check]:
+    """Short chains from q, annealing with its sandwich, and NUTS where the data are small."""
+    names = ["short chains"]
+    if case.latents.local.dim and not case.globals:
+        names += ["annealing", "sandwich"]
+    if case.globals:
+        names.append("NUTS")
+    if not case.settings.thorough:
+        return [unchecked(CHAINS, name, "needs Markov chains: --thorough") for name in names]
+    how = {"short chains": _short, "annealing": _annealed, "sandwich": _sandwich, "NUTS": _nuts}
+    checks = []
+    for name in names:
+        checks += case.attempt(CHAINS, name, lambda name=name: how[name](case))
+    return checks
+
+
+def _short(case: Case) -> list[Check]:
+    found = short_chains(
+        case.model,
+        case.guide,
+        case.data if case.globals else _some(case, ANNEALED_ROWS),
+        seed=case.settings.seed,
+        progress=case.settings.progress,
+    )
+    case.results["chains"] = found
+    if not found.moved:
+        return [unchecked(CHAINS, "short chains", "the chains hardly moved: no evidence")]
+    sizes = []
+    for part in found.parts:
+        for what, unit, size, lower in (
+            ("mean", "sd", part.rms_shift, part.rms_shift_lower),
+            ("log sd", "", part.rms_log_sd_ratio, part.rms_log_sd_ratio_lower),
+        ):
+            place = int(size.argmax())
+            moved = f"{what} of {part.names[place]} moves {float(size[place]):.2f} {unit}".rstrip()
+            sizes.append((float(size[place]), float(lower[place]), moved))
+    value, low, text = max(sizes)
+    interval = (low, 2 * value - low)
+    action = "q is further off than that: take a richer family, or use the chains' ends"
+    band = BANDS["shift"]
+    text = f"{text} along chains"
+    p = found.p_value
+    return [tested(CHAINS, "short chains", value, interval, p, text, action, band=band)]
+
+
+def _annealed(case: Case) -> list[Check]:
+    """log p̂(x) by annealing, and how far the ELBO of the same rows is below it."""
+    rows = _some(case, ANNEALED_ROWS)
+    seed, progress = case.settings.seed, case.settings.progress
+    found = annealed(case.model, rows, seed=seed, progress=progress)
+    case.results["annealed"] = found
+    elbo = case.results["bounds"].elbo
+    at = torch.arange(len(case.few))[: len(rows)]
+    gap = difference(found.forward, Estimate(elbo.rows[at], elbo.error[at]))
+    se = math.hypot(gap.se, gap.se_data)
+    above = f"above the ELBO by {gap.mean:.3f} ± {se:.3f}"
+    text = f"annealing: log p(x) ≥ {found.forward.mean:.3f}, {above}"
+    action = "take a richer family (full_rank, iaf) or per_datapoint inference"
+    band = BANDS["certified gap"]
+    return [measured(CHAINS, "annealing", gap.mean, se, text, action, band=band)]
+
+
+def _sandwich(case: Case) -> list[Check]:
+    seed, progress = case.settings.seed, case.settings.progress
+    found = sandwich(
+        case.model, case.few, num_simulations=SIMULATED_ROWS, seed=seed, progress=progress
+    )
+    case.results["sandwich"] = found
+    width, low = found.width, found.lower.mean
+    text = f"on simulated rows log p(x) is between {low:.3f} and {found.upper.mean:.3f}"
+    text += f", width {width.mean:.3f} ± {width.se_data:.3f} nats"
+    if width.mean > WIDTH:
+        text += ": annealing is not to be trusted here"
+    return [told(CHAINS, "sandwich", text)]
+
+
+def _nuts(case: Case) -> list[Check]:
+    """A reference by NUTS, for ``of_reference``."""
+    size = len(case.data) * sum(case.data.event_shape(n).numel() or 1 for n in case.data.names)
+    if size > 50 * SMALL or len(case.data) > SMALL:
+        why = f"NUTS is run on up to {SMALL} rows and {50 * SMALL} numbers"
+        return [unchecked(CHAINS, "NUTS", why)]
+    seed, progress = case.settings.seed, case.settings.progress
+    found = nuts_posterior(case.model, case.data, seed=seed, progress=progress)
+    case.results["nuts"] = found
+    text = "NUTS: " + ("chains agree, q is compared with them" if found.ok else found.why_not)
+    return [told(CHAINS, "NUTS", text)]
+
+
+def _some(case: Case, count: int):
+    """The first of the few rows, whose bounds are known."""
+    return case.few if len(case.few) <= count else case.few.only(torch.arange(count))
