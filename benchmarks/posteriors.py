@@ -1,27 +1,28 @@
-"""Whether the card tells how wrong q is: its figures against the truth, on posteriors of posteriordb.
+"""Whether the card tells how wrong q is: its figures against the truth, on posteriors of Stan.
 
-    python -m benchmarks.posteriors [--figure]
+    python -m benchmarks.posteriors
+    python -m benchmarks.posteriors_figure   # docs/posteriors.png, from its results
 
-The global latents of each model get q of three families by the ELBO. The truth is 10 000 reference
-draws by Stan. The card knows nothing of them: it has k̂ of 25 000 importance weights, the moments
-that they correct, and short Markov chains from draws of q. ``--figure`` only draws docs/posteriors.png
-from the results. The data are those that ``ZOO_DATA`` holds.
+The global latents of models of posteriordb get a q of three families, by the ELBO. The truth is
+10 000 reference draws by long runs of Stan. The card knows nothing of them: it has k̂ of 25 000
+importance weights, the moments that they correct, and short Markov chains from draws of q. The
+data are those that ``ZOO_DATA`` holds.
 """
 
 from __future__ import annotations
 
-import math
-import sys
+import json
 import time
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.report import save
-from experiments.posteriordb import Reference, load, names
+from experiments.posteriordb import Reference, load
 from guides import Guide
+from guides.families.full_rank import FullRank
 from guides.family import inverse_softplus
 from zoo import fit
 from zoo.context import seeded
@@ -29,16 +30,33 @@ from zoo.diagnostics.chains import short_chains
 from zoo.diagnostics.global_weights import global_weights
 from zoo.diagnostics.moments import corrected_moments
 from zoo.diagnostics.psis import psis
+from zoo.diagnostics.reference import against_reference
 from zoo.diagnostics.targets import joint_target
 from zoo.sites import Latents
 
+POSTERIORS = (
+    "arK-arK",
+    "eight_schools-eight_schools_noncentered",
+    "gp_pois_regr-gp_regr",
+    "kidiq-kidscore_interaction",
+    "kidiq-kidscore_momiq",
+    "kilpisjarvi_mod-kilpisjarvi",
+    "low_dim_gauss_mix-low_dim_gauss_mix",
+    "mesquite-logmesquite_logvas",
+    "nes2000-nes",
+    "sblrc-blr",
+)
 FLOW = {"length": 4, "context_dim": 0, "hidden": (32,)}
 FAMILIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # options, and how it is fitted
     "mean_field": ({}, {"steps": 800, "lr": 0.03}),
     "full_rank": ({}, {"steps": 800, "lr": 0.03}),
-    "iaf": (FLOW, {"steps": 1500, "lr": 0.005, "clip": 1.0}),
+    "iaf": (FLOW, {"steps": 1200, "lr": 0.005, "clip": 1.0}),
 }
 HOW = {"schedule": "cosine", "betas": (0.9, 0.99), "progress": False}
+PARTICLES = {"num_outer": 16}
+DRAWS = 25_000
+KINDS = ("shift", "log_sd_ratio")
+GREEN, AMBER = 0.1, 0.3  # the card's bands for both kinds of error
 
 
 def laplace(ref: Reference) -> tuple[Tensor, Tensor]:
@@ -71,10 +89,144 @@ def start(guide: Guide, mode: Tensor, hessian: Tensor) -> None:
     kappa, d = guide.global_kappa, len(mode)
     assert kappa is not None
     scale = hessian.diagonal().rsqrt()
-    if len(kappa) == 2 * d + d * (d - 1) // 2 and d > 1 and not hasattr(guide.global_family, "net"):
+    if isinstance(guide.global_family, FullRank):
         tril = torch.linalg.cholesky(torch.linalg.inv(hessian))
         scale = tril.diagonal()
         row, column = torch.tril_indices(d, d, -1)
         kappa[2 * d :] = (tril / scale.unsqueeze(-1))[row, column]
     kappa[:d] = mode
     kappa[d : 2 * d] = torch.stack([torch.tensor(inverse_softplus(float(s))) for s in scale])
+
+
+def fitted(ref: Reference, family: str, at: tuple[Tensor, Tensor]) -> tuple[Guide, float]:
+    """q of a family, and -ELBO in nats, averaged over the last hundred steps."""
+    options, how = FAMILIES[family]
+    with seeded(0):
+        guide = Guide(ref.model, ref.data, global_family=family, global_options=options)
+    start(guide, *at)
+    run = fit(ref.model, guide, ref.data, objective_options=PARTICLES, **how, **HOW)
+    return guide, run.metrics[-1]["loss"] * len(ref.data)
+
+
+def largest(values: Tensor, errors: Tensor, names: Sequence[str]) -> dict[str, Any]:
+    """The parameter with the largest |value|, and the error there."""
+    at = int(values.abs().argmax())
+    return {"unit": names[at], "value": values[at].item(), "se": errors[at].item()}
+
+
+def measured(ref: Reference, guide: Guide) -> dict[str, Any]:
+    """What the card sees, and the truth. Everything is the largest over the parameters."""
+    clock = time.process_time()
+    weights = global_weights(ref.model, guide, ref.data, DRAWS)
+    assert weights is not None and weights.values is not None
+    smoothed = psis(weights.log_weight)
+    moments = corrected_moments(weights.as_draws(), smoothed)
+    by_weights = time.process_time() - clock
+    chains = short_chains(ref.model, guide, ref.data)
+    by_chains = time.process_time() - clock - by_weights
+    moved = chains.global_
+    assert moved is not None
+    sites = Latents.find(ref.model, ref.data.batch()).global_.sites
+    parts = [ref.draws[site.name].flatten(0, 1) for site in sites]
+    truth = torch.cat([part.reshape(len(part), -1) for part in parts], 1)  # (R, U)
+    few = {"most": 100, "halves": 2, "permutations": 2}  # of the distances, which are not used
+    q = against_reference(weights.values, truth, names=weights.names, **few)
+    sd = truth.std(0)
+    return {
+        "k": smoothed.k.item(),
+        "k_se": smoothed.se.item(),
+        "threshold": smoothed.threshold,
+        "ess_fraction": smoothed.ess_fraction.item(),
+        "true": {
+            "shift": largest(q.bias, q.bias_error, q.names),
+            "log_sd_ratio": largest(q.log_sd_ratio, q.log_sd_ratio_error, q.names),
+        },
+        "predicted": {
+            "shift": largest(moments.shift[0], moments.shift_error[0], q.names),
+            "log_sd_ratio": largest(
+                moments.log_sd_ratio[0], moments.log_sd_ratio_error[0], q.names
+            ),
+        },
+        "corrected": {  # what is left of the error under the smoothed weights
+            "shift": ((moments.corrected_mean[0] - truth.mean(0)) / sd).abs().max().item(),
+            "log_sd_ratio": (moments.corrected_sd[0] / sd).log().abs().max().item(),
+        },
+        "chains": {
+            "shift": largest(moved.shift, moved.shift_error, moved.names),
+            "log_sd_ratio": largest(moved.log_sd_ratio, moved.log_sd_ratio_error, moved.names),
+            "shift_above_true": above(moved.rms_shift_lower, q.bias, q.bias_error),
+            "log_sd_ratio_above_true": above(
+                moved.rms_log_sd_ratio_lower, q.log_sd_ratio, q.log_sd_ratio_error
+            ),
+            "p_value": chains.p_value,
+            "moved": chains.moved,
+            "acceptance": chains.acceptance,
+        },
+        "seconds": {"weights": by_weights, "chains": by_chains},
+    }
+
+
+def above(lower: Tensor, true: Tensor, error: Tensor) -> int:
+    """Parameters whose 95 % lower bound is above the truth and two standard errors of it."""
+    return int((lower > true.abs() + 2 * error).sum())
+
+
+def summary(runs: Mapping[str, Any]) -> dict[str, Any]:
+    """How often the card was right, over all fits and both kinds of error."""
+    rows = [
+        (run, run["true"][kind], run["predicted"][kind]) for run in runs.values() for kind in KINDS
+    ]
+    good = [(t, p) for run, t, p in rows if run["k"] < run["threshold"]]
+    off = [abs(p["value"]) - abs(t["value"]) for t, p in good]
+    wrong = [run for run in runs.values() if worst(run, "true") > AMBER]
+    right = [run for run in runs.values() if worst(run, "true") < GREEN]
+    alarm = [run for run in wrong if run["k"] >= run["threshold"] or worst(run) > GREEN]
+    quiet = [run for run in right if run["k"] < run["threshold"] and worst(run) < GREEN]
+    return {
+        "fits": len(runs),
+        "usable": len(good) // 2,
+        "mean_abs_difference": sum(map(abs, off)) / len(off),
+        "largest_difference": max(map(abs, off)),
+        "off_by_more_than_0.3": len(wrong),
+        "of_these_seen_by_weights": len(alarm),
+        "of_these_seen_by_chains": sum(run["chains"]["p_value"] < 0.05 for run in wrong),
+        "off_by_less_than_0.1": len(right),
+        "of_these_passed_by_weights": len(quiet),
+        "parameters_with_chain_bound_above_truth": sum(
+            run["chains"][f"{kind}_above_true"] for run in runs.values() for kind in KINDS
+        ),
+    }
+
+
+def worst(run: Mapping[str, Any], what: str = "predicted") -> float:
+    """The larger of both kinds of error."""
+    return max(abs(run[what][kind]["value"]) for kind in KINDS)
+
+
+def main() -> None:
+    """Fits, predictions and the truth."""
+    torch.set_default_dtype(torch.float64)
+    clock, runs = time.perf_counter(), {}
+    for name in POSTERIORS:
+        ref = load(name)
+        at = laplace(ref)
+        for family in FAMILIES:
+            begun = time.process_time()
+            guide, loss = fitted(ref, family, at)
+            seconds = time.process_time() - begun
+            found = measured(ref, guide)
+            found["seconds"] = {"fit": seconds, **found["seconds"]}
+            runs[f"{name}, {family}"] = {"loss": loss, **found}
+            print(name, family, json.dumps(found), flush=True)
+    settings = {
+        "start": "Laplace",
+        "draws": DRAWS,
+        "particles": PARTICLES["num_outer"],
+        **{family: {**options, **how} for family, (options, how) in FAMILIES.items()},
+    }
+    result = {"settings": settings, "minutes": (time.perf_counter() - clock) / 60}
+    save("posteriors", {**result, "summary": summary(runs), "runs": runs})
+
+
+if __name__ == "__main__":
+    main()

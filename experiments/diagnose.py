@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
+from experiments.inference_data import of_card
 from experiments.output import make
 from experiments.show.card import card_table
 from experiments.show.card_files import write_report
@@ -18,7 +20,7 @@ from zoo.data import Dataset
 from zoo.diagnostics.report import Report
 from zoo.diagnostics.report import diagnose as card_of
 
-SEEDS = "seeds.json"
+SEEDS, POSTERIOR = "seeds.json", "posterior.nc"
 
 
 def diagnose(
@@ -83,14 +85,15 @@ def diagnose(
     make(place)
     steps = trained.spec.infer_steps if infer_steps is None else infer_steps
     data, side, guide, notes = _rows(trained, rows, steps)
+    restarts = [_run(load_trained(other, device)) for other in others]
     report = card_of(
         trained.model,
         guide,
         data,
         simulate=simulate,
         thorough=thorough,
-        run=store.load(first, model=trained.model, guide=trained.guide),
-        restarts=[load_trained(other, device) for other in others],
+        run=_run(trained),
+        restarts=restarts,
         reference=reference,
         num_rows=None if all else num_rows,
         num_draws=num_draws,
@@ -113,10 +116,21 @@ def diagnose(
         console.print(part, highlight=False)
     files = write_report(report, place)
     if arviz:
-        files.append(_posterior(report, trained, guide, data, place, seed))
-    for name in filter(None, files):
+        found = {c.name: c.value for c in report.checks if c.value is not None}
+        draws = of_card(trained, guide, data, restarts, found, seed)
+        import_module("zoo.diagnostics.arviz").save(draws, place / POSTERIOR)
+        files.append(POSTERIOR)
+    for name in files:
         console.print(f"  {place / name}", highlight=False, soft_wrap=True)
     return report
+
+
+def _run(trained: Trained) -> store.Run:
+    """With its path of iterates and losses."""
+    path = trained.path
+    run = store.load(path, model=trained.model, guide=trained.guide)
+    run.model.to(trained.device)
+    return run
 
 
 def _series(run: Path) -> tuple[Path, list[Path]]:

@@ -229,3 +229,31 @@ def test_pictures_of_an_earlier_report_are_not_left_behind(
     there = sorted(path.name for path in tmp_path.iterdir())
     assert there == ["khat.png", "mine.png", "report.html", "report.json"]
     assert "data:image/png;base64," in (tmp_path / "report.html").read_text()
+
+
+def test_traces_are_those_with_the_largest_rhat() -> None:
+    steps = torch.arange(1, 201)
+    values = torch.randn(200, 8).double()
+    values[:, 5] += torch.linspace(0, 8, 200)
+    tail = values[100:]
+    names = tuple(f"guide.net.weight[{i},0]" for i in range(8))
+    found = SimpleNamespace(
+        names=names,
+        rhat=torch.tensor([1.0, 1.01, 1.02, 1.0, 1.03, 2.5, 1.0, 1.0]),
+        mean=tail.mean(0),
+        sd=tail.std(0),
+        interval=(1.8, 3.0),
+        steps=(101, 200),
+        worst=(names[5], 2.5),
+        share=lambda limit: 1 / 8,
+        trend=None,
+        falling_rate=False,
+    )
+    iterates = SimpleNamespace(values=values, steps=steps, names=names)
+    figure = of({"optimisation": found, "iterates": iterates, "metrics": METRICS})["optimisation"]
+    text = words(figure)
+    assert "R̂ is up to 2.5 (95 %: 1.8–3), above 1.1 in 12 % of 8 entries" in text
+    assert "guide.net.weight[5,0]: R̂ 2.5" in text and "weight[0,0]" not in text
+    drawn(figure)
+    alone = of({"optimisation": found, "iterates": iterates})["optimisation"]
+    assert len(alone.axes) == 1

@@ -238,7 +238,7 @@ def _figure(check: Check) -> str:
 def _wrapped(text: Text, width: int) -> Text:
     """Broken between words into lines of so many columns, a number kept with its error and unit."""
     whole = text.plain.translate({9: " ", 10: " "})
-    for pair in (" ± ", " %", " = ", " < ", " > ", " ≤ ", " ≥ ", " sd", " nat", " of "):
+    for pair in (" ± ", " %", " = ", " < ", " > ", " ≤ ", " ≥ ", " sd", " nat"):
         whole = whole.replace(pair, pair.replace(" ", "\u00a0"))
     lines = textwrap.wrap(whole, max(width, 10), break_on_hyphens=False) or [""]
     result, start = Text(style=text.style), 0

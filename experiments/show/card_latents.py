@@ -31,15 +31,16 @@ def latents_figure(report: Report) -> Figure | None:
     """KL(q(z|x) ‖ p(z)) by unit; variance of posterior means; collapsed units by their verdict."""
     kl: Any = report.results.get("kl")
     units: Any = report.results.get("active_units")
-    by_unit = kl is not None and len(kl.names) > 0
-    if not by_unit and units is None:
+    if kl is not None and not kl.names:  # only the total is known
+        kl = None
+    if kl is None and units is None:
         return None
     found = report.results.get("collapse")
     verdicts = {} if found is None else dict(zip(found.names, found.verdicts, strict=True))
     active = {} if units is None else dict(zip(units.names, units.active.tolist(), strict=True))
-    figure, axes = new_figure(int(by_unit) + int(units is not None))
+    figure, axes = new_figure(int(kl is not None) + int(units is not None))
     axes = list(np.atleast_1d(axes))
-    if by_unit:
+    if kl is not None:
         part = axes[0]
         _bars(part, kl.names, array(kl.units), array(kl.error), active, verdicts)
         part.set_ylabel("KL(q(z|x) ‖ p(z)), nats, ± 2 se")
@@ -53,7 +54,7 @@ def latents_figure(report: Report) -> Figure | None:
         variance = array(units.variance)
         low = min([*variance[variance > 0], units.threshold]) / 3
         part.set_yscale("log")
-        same = array(kl.units) if by_unit and kl.names == units.names else None
+        same = array(kl.units) if kl is not None and kl.names == units.names else None
         _bars(part, units.names, variance, array(units.error), active, verdicts, same)
         part.set_ylim(bottom=max(low, 1e-8))
         part.axhline(units.threshold, color="black", linewidth=0.8, linestyle="--")

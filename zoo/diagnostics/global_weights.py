@@ -15,6 +15,7 @@ from zoo.context import seeded, stream, validation
 from zoo.data import Batch, Dataset, as_dataset
 from zoo.diagnostics.draws import MOST_VALUES, WeightedDraws, holding, room, unit_names
 from zoo.model import Model, as_model
+from zoo.particles import vectorizes
 from zoo.progress import counting
 from zoo.sites import Latents, Sites
 from zoo.surgery import needs_density
@@ -145,7 +146,8 @@ def global_weights(
         cost = cut.width * num_inner
         while max_cost and num_draws // 2 >= LEAST and num_draws * len(data) * cost > max_cost:
             num_draws //= 2
-        latents = Latents.find(model, next(data.batches(1)).to(model.device))
+        head = next(data.batches(min(len(data), 97))).to(model.device)
+        latents = Latents.find(model, head)
         sites = latents.global_
         names, reason = unit_names(sites), ""
         if num_draws * len(names) > MOST_VALUES:
@@ -156,6 +158,8 @@ def global_weights(
         together = min(num_draws, SIDE_BY_SIDE)
         rows = max(1, min(len(data), max_elements // (cost * together)))
         size = max(1, min(num_draws, max_elements // (cost * rows)))
+        if not vectorizes(model, head):
+            size = 1  # a record of draws taken one by one holds the first of them
         torch.manual_seed(purpose)
         with counting("draws", num_draws, progress) as advance:
             for start in range(0, num_draws, size):

@@ -26,6 +26,8 @@ from zoo.predictive import predict
 
 __all__ = ["PIT", "PredictiveChecks", "StatisticCheck", "predictive_checks"]
 
+MOST = 10**8  # numbers that are drawn where nobody says how many rows
+
 
 @dataclass(frozen=True)
 class PredictiveChecks:
@@ -76,7 +78,7 @@ def predictive_checks(
     statistics: Mapping[str, Statistic] | None = None,
     site: str | None = None,
     posterior: bool = True,
-    num_rows: int = 2000,
+    num_rows: int | None = None,
     seed: int = 0,
     max_elements: int | None = None,
 ) -> PredictiveChecks:
@@ -104,7 +106,8 @@ def predictive_checks(
             entries; by default those of ``default_statistics``.
         site: the observed site; by default x, or the only one.
         posterior: whether to draw from q(z | x) too.
-        num_rows: N, at most: beyond that rows are chosen at random.
+        num_rows: N, at most: beyond that rows are chosen at random. By default 2000, or fewer, but
+            not below 200, where the R data sets would have more than 10⁸ numbers.
         seed: of the rows and draws.
         max_elements: how many numbers the largest tensor may have; by default 2²¹ on a CPU and 2²⁶
             on a GPU.
@@ -132,13 +135,15 @@ def predictive_checks(
         raise ValueError(f"num_draws counts replicated data sets from 20, got {num_draws}")
     model, data = as_model(model), as_dataset(data)
     data = data.without(*data.partial).fixed()
-    if min(len(data), num_rows) < 2:
+    if min(len(data), num_rows or 2) < 2:
         raise ValueError(f"checks of a model need two rows or more, got {len(data)}")
     most = max_elements or room(model)
     with seeded(stream(seed, "predictive checks"), model.device), validation(False):
-        index = torch.randperm(len(data))[:num_rows].sort().values
+        order = torch.randperm(len(data))
         pair = Pair.of(model, guide, data)
         site = _site(site, pair.observed)
+        few = min(2000, max(200, MOST // (num_draws * data.event_shape(site).numel())))
+        index = order[: num_rows or few].sort().values
         every = data.batch(index).to(model.device)
         x = every[site].to(_type(model, every[site]))  # (N, *event)
         mask = every.observed.get(site)

@@ -28,8 +28,8 @@ class Sandwich:
         data: the simulated rows.
         lower: the forward chains', as ``Annealed.forward``.
         upper: the reverse chains', from the z* that x* was made of: its mean over (z*, x*) is above
-            that of log p(x*). The errors by row are given z*; ``se_data``, over the simulations,
-            has the choice of z* in it.
+            that of log p(x*). The errors by row are given z* and those of weights with a long tail,
+            so too small where T is; ``se_data``, over the simulations, has the choice of z* in it.
         width: upper − lower. On rows like the simulated ones log p(x) exceeds the forward estimate
             by no more than this on average; what it is on other rows is not known.
         acceptance: (2,), of the forward and of the reverse chains.

@@ -31,6 +31,7 @@ class Settings:
     num_global_draws: int = 25_000
     num_simulations: int | None = None
     infer_steps: int = 2000
+    search_steps: int | None = None
     seed: int = 0
     progress: bool | None = False
 

@@ -5,15 +5,92 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from zoo.diagnostics.card import Check, unchecked
+from zoo.diagnostics.card import BANDS, Check, measured, tested, told, unchecked
+from zoo.diagnostics.gradient_snr import gradient_snr
+from zoo.diagnostics.optimisation import Optimisation, optimisation
 from zoo.diagnostics.parts.case import Case
+from zoo.diagnostics.restarts import restarts as compared
+from zoo.evaluation import evaluate
+
+ROW, OTHERS = "optimisation", "restarts"
+LONGER = "train for more steps, or let the learning rate fall (--schedule cosine)"
+EVALUATED, SPREAD_FROM = 100, 3  # draws of each row; restarts that a band is for
 
 
 def of_run(case: Case, run: Any) -> list[Check]:
-    """Iterates."""
-    return [unchecked("optimisation", "iterates", "no run")]
+    """R̂ of iterates and the trend of the loss; signal and noise of the gradients."""
+    if run is None:
+        why = "the run of the fit was not given"
+        return [unchecked(ROW, "iterates", why, "optimisation")]
+    case.results["metrics"] = list(run.metrics)
+    case.results["iterates"] = run.iterates
+    return [
+        *case.attempt(ROW, "iterates", lambda: _iterates(case, run)),
+        *case.attempt(ROW, "gradients", lambda: _gradients(case, run)),
+    ]
 
 
-def of_restarts(case: Case, run: Any, restarts: Sequence[Any]) -> list[Check]:
-    """Restarts."""
-    return [unchecked("restarts", "restarts", "no restarts")]
+def _iterates(case: Case, run: Any) -> list[Check]:
+    if run.iterates is None and not run.metrics:
+        return [unchecked(ROW, "iterates", "nothing was trained", "optimisation")]
+    found = case.results["optimisation"] = optimisation(run.iterates, run.metrics)
+    checks = [_rhat(found)] if found.names else []
+    if found.trend is not None:
+        checks.append(told(ROW, "loss", f"loss {found.trend}", "optimisation"))
+    return checks
+
+
+def _rhat(found: Optimisation) -> Check:
+    name, value = found.worst
+    text = f"R̂ {value:.3f} of {name} over the last {found.num_snapshots} snapshots"
+    if found.falling_rate:  # which moves iterates and then stills them
+        text += ", while the rate fell: no sign of trouble by itself"
+        return told(ROW, "iterates", text, "optimisation")
+    p = found.p_value(BANDS["iterates"].green)
+    return tested(ROW, "iterates", value, found.interval, p, text, LONGER, "optimisation")
+
+
+def _gradients(case: Case, run: Any) -> list[Check]:
+    objective = getattr(run, "objective", None) or run.spec["objective"]
+    found = gradient_snr(case.model, run.guide, case.data, objective, seed=case.settings.seed)
+    case.results["gradient_snr"] = found
+    sides = (("model", found.model), ("guide", found.guide))
+    shown = [f"{side} {snr.value:.2f} ± {snr.se:.2f}" for side, snr in sides if snr is not None]
+    if not shown:
+        return [unchecked(ROW, "gradients", "no parameter is free", "optimisation")]
+    text = f"signal/noise of gradients: {', '.join(shown)} (noise alone {found.floor:.2f})"
+    return [told(ROW, "gradients", text, "optimisation")]
+
+
+def of_restarts(case: Case, run: Any, others: Sequence[Any]) -> list[Check]:
+    """What several fits agree on: bounds and functionals that no symmetry moves."""
+    if not others:
+        why = "one run: fit with --seeds 3 and give the folder of the series"
+        return [unchecked(OTHERS, "restarts", why, "optimisation")]
+    runs = [*others]
+    models, guides = [case.model, *(r.model for r in runs)], [case.guide, *(r.guide for r in runs)]
+    seed = case.settings.seed
+    bounds = []
+    for model, guide in zip(models, guides, strict=True):
+        rows = case.few.to(model.device)
+        judged = evaluate(model, guide, rows, num_particles=EVALUATED, seed=seed, exact=False)
+        if judged.elbo is None:
+            raise ValueError("a restart is a point mass, which has no bound")
+        bounds.append(judged.elbo)
+    losses = [r.metrics for r in (run, *runs)] if run is not None else None
+    found = compared(models, bounds, case.few, guides=guides, losses=losses, seed=seed)
+    case.results["restarts"] = found
+    checks = []
+    assert found.spread is not None
+    value, se = found.spread.range, found.spread.se
+    text = f"ELBO of {found.num_restarts} restarts within {value:.3f} ± {se:.3f} nats"
+    if found.num_restarts < SPREAD_FROM:
+        checks.append(told(OTHERS, "restarts", text, "optimisation"))
+    else:
+        action = "the fit ends in different places: more steps, another start, keep the best"
+        checks.append(measured(OTHERS, "restarts", value, se, text, action, "optimisation"))
+    if found.functionals:
+        apart = [f"{f.name} {f.distance[0]:.1%}" for f in found.functionals]
+        text = f"apart in {', '.join(apart)} of their size"
+        checks.append(told(OTHERS, "functionals", text, "optimisation"))
+    return checks

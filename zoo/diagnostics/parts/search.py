@@ -31,6 +31,8 @@ def of_gaps(case: Case) -> list[Check]:
         why = "the gaps of rows are not taken apart where rows share latents"
         return [unchecked(GAPS, "gaps", why)]
     options = FULL if case.settings.thorough else QUICK
+    if case.settings.search_steps is not None:
+        options = {**options, "steps": case.settings.search_steps}
     found = gaps(
         case.model,
         case.guide,
