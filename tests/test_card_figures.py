@@ -126,7 +126,7 @@ def test_infinite_and_constant_khat_have_marks_of_their_own(results: dict[str, A
     mixed = replace(found, k=k, se=se, constant=k == -inf)
     figure = of({"psis": mixed})["khat"]
     title = words(figure)
-    assert "3 of 5 (60 %) rows" in title and "row 1 with k̂ = ∞" in title
+    assert "3 of 5 rows (60 %)" in title and "row 1 with k̂ = ∞" in title
     shown = [text.get_text() for text in figure.axes[0].texts]
     assert "k̂ = ∞" in shown and "constant weights" in shown
     drawn(figure)
@@ -163,6 +163,15 @@ def test_a_bound_far_away_is_named_and_not_drawn_to_scale(results: dict[str, Any
     low, high = axes.get_ylim()
     assert high - low < 100
     assert "off the scale" in words(axes.figure)
+
+
+def test_a_bound_of_minus_infinity_is_left_out(results: dict[str, Any]) -> None:
+    weights = results["draws"].log_weight.clone()
+    weights[0] = -math.inf
+    figure = of({"bounds": bounds(weights)})["bounds"]
+    assert all(math.isfinite(y) for y in figure.axes[0].get_ylim())
+    drawn(figure)
+    assert of({"bounds": bounds(torch.full_like(weights, -math.inf))}) == {}
 
 
 def test_annealing_on_some_rows_is_carried_over_by_its_difference(results: dict[str, Any]) -> None:

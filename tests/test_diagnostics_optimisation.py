@@ -216,6 +216,11 @@ class TestOptimisation:
         found = optimisation(result.iterates, result.metrics)
         assert found.num_snapshots == 50 and found.trend is not None
         assert all(math.isfinite(x) for x in found.interval)
+        own = found.only("model.")
+        assert own.names == tuple(name for name in found.names if name.startswith("model."))
+        place = found.names.index(own.worst[0])
+        assert own.worst[1] == found.rhat[place] <= found.worst[1]
+        assert found.only("nothing").worst == ("", 1.0)
 
 
 class TestTrend:

@@ -96,7 +96,8 @@ class Swapped(Model):
 
     def __init__(self, model: Model, **fns: Any):
         super().__init__()
-        self.inside, self.inputs, self.fns = model, model.inputs, fns
+        self.inside, self.fns = model, fns
+        vars(self)["inputs"] = model.inputs
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         with Swap(**self.fns):

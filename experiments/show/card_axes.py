@@ -45,13 +45,13 @@ def quiet_grid(axes: Any, axis: Any = "y") -> None:
 
 
 def counted(count: int, total: int) -> str:
-    """So many of so many, with the share.
+    """So many of so many rows, with the share.
 
     Example:
         >>> counted(3, 200)
-        '3 of 200 (1.5 %)'
+        '3 of 200 rows (1.5 %)'
     """
-    return f"{count} of {total} ({100 * count / max(total, 1):.2g} %)"
+    return f"{count} of {total} rows ({100 * count / max(total, 1):.2g} %)"
 
 
 def band_zones(axes: Any, band: Band, top: float) -> None:
@@ -69,7 +69,7 @@ def band_zones(axes: Any, band: Band, top: float) -> None:
 def unit_ticks(axes: Any, names: list[str], of: int) -> None:
     """The names of the units along x, where there is room; else how many there are."""
     if len(names) <= 24:
-        turn = 90 if len(names) > 8 or max(map(len, names), default=0) > 6 else 0
+        turn = 90 if sum(len(name) + 2 for name in names) > 60 else 0
         axes.set_xticks(range(len(names)), names, rotation=turn, fontsize=8)
     else:
         axes.set_xticks([])

@@ -42,11 +42,15 @@ def moments_figure(report: Report) -> Figure | None:
         usable, rows = int(moments.usable.sum()), len(moments.usable)
         left.set_ylabel("|shift of the mean|, in posterior sds")
         right.set_ylabel("|log(sd of q/corrected sd)|")
-        of = "" if rows == 1 else f"root mean square of {usable} rows"
+        of = (
+            ""
+            if rows == 1
+            else f"root mean square of {usable} rows (dots: {min(usable, MOST_DOTS)} of them)"
+        )
         if usable < rows:
-            of += f"; {rows - usable} rows with a high k̂ left out"
+            of += f"; {rows - usable} with a high k̂ left out"
         for part in (left, right):
-            part.set_xlabel("; ".join(filter(None, [part.get_xlabel(), of])), fontsize=8)
+            part.set_xlabel("\n".join(filter(None, [part.get_xlabel(), of])), fontsize=8)
         shift, spread = _worst(moments, moments.rms_shift), _worst(moments, ratio)
         headline(left, f"Means{words}: {shift[0]} is off the most, {shift[1]:.2f} sd", 2)
         word = "narrow" if _signs(moments)[spread[2]] < 0 else "wide"
@@ -91,7 +95,14 @@ def _panel(axes: Any, moments: Any, each: Any, value: Any, error: Any, name: str
             bars = np.stack([low, Z95 * error[order][at]])
             style = {"linestyle": "", "capsize": 2, "color": COLOURS[0], "markersize": 5}
             axes.errorbar(
-                at, value[order][at], bars, marker=marker, label=label or None, zorder=3, **style
+                at,
+                value[order][at],
+                bars,
+                marker=marker,
+                label=label or None,
+                clip_on=False,
+                zorder=3,
+                **style,
             )
     band_zones(axes, BANDS[name], float(max(np.nanmax(value + Z95 * error), dots.max(initial=0))))
     if len(kinds) > 1:

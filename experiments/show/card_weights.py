@@ -62,6 +62,7 @@ def khat_figure(report: Report) -> Figure | None:
             xytext=(0, 2),
             textcoords="offset points",
             fontsize=8,
+            bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5},
         )
     axes.set_ylabel("k̂, tail index of the importance ratios (± 1 se)")
     headline(axes, ". ".join(said))
@@ -82,18 +83,24 @@ def _sorted_khat(axes: Any, k: np.ndarray, se: np.ndarray, threshold: float) -> 
     endless = k == np.inf
     axes.plot(place[endless], np.full(endless.sum(), top), "^", color=RED, markersize=size + 2)
     constant = k == -np.inf
-    axes.plot(place[constant], np.full(constant.sum(), -0.2), "_", color=GREEN, markersize=size + 2)
+    bottom = low.min(initial=0.0) - 0.25
+    axes.plot(place[constant], np.full(constant.sum(), bottom), "s", color=GREEN, markersize=size)
     axes.set_xlabel("datapoints, sorted by k̂")
     axes.set_xlim(0.5 - 0.01 * len(k), len(k) + 0.5 + 0.01 * len(k))
-    for marks, level, text in ((endless, top, "k̂ = ∞"), (constant, -0.2, "constant weights")):
+    style = {"textcoords": "offset points", "fontsize": 8, "va": "center"}
+    for marks, level, text, at, side in (
+        (endless, top, "k̂ = ∞", 0, "right"),
+        (constant, bottom, "constant weights", -1, "left"),
+    ):
         if marks.any():
-            where = (place[marks][0], level)
-            axes.annotate(text, where, xytext=(0, 6), textcoords="offset points", fontsize=8)
+            where = (place[marks][at], level)
+            shift = (-8 if side == "right" else 8, 0)
+            axes.annotate(text, where, xytext=shift, ha=side, **style)
     bad = int((k > threshold).sum())
     if bad:
         worst = k[-1] if math.isfinite(k[-1]) else math.inf
-        tail = f"the worst is row {order[-1]} with k̂ = {_khat(worst, se[-1])}"
-        return f"k̂ is above {threshold:.2f} in {counted(bad, len(k))} rows; {tail}"
+        tail = f"the worst is judged row {order[-1]} with k̂ = {_khat(worst, se[-1])}"
+        return f"k̂ is above {threshold:.2f} in {counted(bad, len(k))}; {tail}"
     if constant.all():
         return f"All {len(k)} rows have constant weights: q is exact, or blind to another mode"
     worst = k[-1]
@@ -113,7 +120,7 @@ def tail_figure(report: Report) -> Figure | None:
     if draws is not None and rows is not None:
         row = int(array(rows.k).argmax())
         if tail := _tail(draws.log_weight[:, row]):
-            found.append((f"row {row}, the worst of {draws.num_rows}", tail))
+            found.append((f"judged row {row}, the worst of {draws.num_rows}", tail))
     shared = report.results.get("global_weights")
     if shared is not None and (tail := _tail(shared.log_weight)):
         found.append(("the latents that rows share", tail))
@@ -148,12 +155,15 @@ def bounds_figure(report: Report) -> Figure | None:
     found = report.results.get("bounds")
     if found is None:
         return None
-    figure, axes = new_figure()
     levels = np.array(found.levels, float)
     values = np.array([bound.mean for bound in found.ladder])
-    errors = np.array([2 * bound.se for bound in found.ladder])
+    errors = np.nan_to_num([2 * bound.se for bound in found.ladder], posinf=0.0)
+    known = np.isfinite(values)
+    if not known.any():
+        return None
+    figure, axes = new_figure()
     style = {"capsize": 3, "markersize": 6, "marker": "o", "color": COLOURS[0]}
-    axes.errorbar(levels, values, errors, label="lower bounds", **style)
+    axes.errorbar(levels[known], values[known], errors[known], label="lower bounds", **style)
     others = [("jackknife estimate, no bound", found.jackknife, "s", COLOURS[2])]
     count = len(found.elbo.rows)
     annealed = report.results.get("annealed")
@@ -161,8 +171,8 @@ def bounds_figure(report: Report) -> Figure | None:
         others.append(_annealed(annealed.forward, found.iwae))
     others.append(("CUBO₂, no certificate at finite S", found.cubo, "x", LIGHT))
     exact = report.results.get("exact")
-    level = values[-1] if exact is None else exact.mean
-    reach = FAR * max(abs(level - values[0]), 4 * errors.max(), 1e-6)
+    level = values[known][-1] if exact is None else exact.mean
+    reach = FAR * max(abs(level - values[known][0]), 4 * errors[known].max(), 1e-6)
     place = levels[-1]
     for label, estimate, marker, colour in others:
         place *= levels[-1] ** 0.09

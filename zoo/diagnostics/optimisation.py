@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -93,6 +93,21 @@ class Optimisation:
     def relative_mcse(self) -> Tensor:
         """(M,): the standard error of the tail's mean in sds of the iterates, 1/√ESS."""
         return self.ess.rsqrt()
+
+    def only(self, start: str) -> Optimisation:
+        """Of the entries whose names begin so, such as ``model.``, alone.
+
+        Weights of a network may wander for ever where its outputs do not, as behind units that are
+        off; parameters of the model and tables of κ have a meaning of their own.
+        """
+        on = torch.tensor([name.startswith(start) for name in self.names], dtype=torch.bool)
+        columns = ("drift", "drift_se", "df", "ess", "mean", "sd")
+        return replace(
+            self,
+            **{column: getattr(self, column)[on] for column in columns},
+            names=tuple(name for name in self.names if name.startswith(start)),
+            still=tuple(name for name in self.still if name.startswith(start)),
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

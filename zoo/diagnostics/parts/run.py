@@ -34,20 +34,27 @@ def _iterates(case: Case, run: Any) -> list[Check]:
     if run.iterates is None and not run.metrics:
         return [unchecked(ROW, "iterates", "nothing was trained", "optimisation")]
     found = case.results["optimisation"] = optimisation(run.iterates, run.metrics)
-    checks = [_rhat(found)] if found.names else []
+    amortized = getattr(case.guide, "amortized", False)
+    checks = [_rhat(found, amortized)] if found.names else []
     if found.trend is not None:
         checks.append(told(ROW, "loss", f"loss {found.trend}", "optimisation"))
     return checks
 
 
-def _rhat(found: Optimisation) -> Check:
-    name, value = found.worst
-    text = f"R̂ {value:.3f} of {name} over the last {found.num_snapshots} snapshots"
+def _rhat(found: Optimisation, amortized: bool) -> Check:
+    """Of the parameters that mean something: weights of an encoder drift without any effect."""
+    judged = found.only("model.") if amortized else found
+    if not judged.names:
+        name, value = found.worst
+        text = f"R̂ {value:.2f} of {name}, which may drift without effect"
+        return told(ROW, "iterates", text, "optimisation")
+    name, value = judged.worst
+    text = f"R̂ {value:.3f} of {name} over the last {judged.num_snapshots} snapshots"
     if found.falling_rate:  # which moves iterates and then stills them
         text += ", while the rate fell: no sign of trouble by itself"
         return told(ROW, "iterates", text, "optimisation")
-    p = found.p_value(BANDS["iterates"].green)
-    return tested(ROW, "iterates", value, found.interval, p, text, LONGER, "optimisation")
+    p = judged.p_value(BANDS["iterates"].green)
+    return tested(ROW, "iterates", value, judged.interval, p, text, LONGER, "optimisation")
 
 
 def _gradients(case: Case, run: Any) -> list[Check]:
