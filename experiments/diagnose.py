@@ -17,6 +17,7 @@ from experiments.show.tables import terminal
 from experiments.trained import Trained, load_trained
 from zoo import store
 from zoo.data import Dataset
+from zoo.diagnostics.read_draws import pooled, read_draws
 from zoo.diagnostics.report import Report
 from zoo.diagnostics.report import diagnose as card_of
 
@@ -35,7 +36,6 @@ def diagnose(
     num_simulations: int | None = None,
     infer_steps: int | None = None,
     reference: str | None = None,
-    arviz: bool = True,
     seed: int = 0,
     device: str = "auto",
     out: str | None = None,
@@ -65,7 +65,6 @@ def diagnose(
         infer_steps: steps that fit a table's row to each new row; by default those of the run.
         reference: a file of posterior draws to compare with: posteriordb's .json or .json.zip, .csv
             or ArviZ .nc.
-        arviz: whether to write posterior.nc (--no-arviz leaves it out).
         seed: of the rows and draws.
         device: auto (CUDA where there is one), cpu or cuda.
         out: a folder for the files; RUN/report by default.
@@ -79,6 +78,7 @@ def diagnose(
             f"{num_rows}, {num_simulations} and {num_draws}"
         )
     started = time.perf_counter()
+    given = None if reference is None else pooled(read_draws(reference))
     first, others = _series(Path(run))
     trained = load_trained(first, device)
     place = Path(out) if out is not None else Path(run) / "report"
@@ -94,7 +94,7 @@ def diagnose(
         thorough=thorough,
         run=_run(trained),
         restarts=restarts,
-        reference=reference,
+        reference=given,
         num_rows=None if all else num_rows,
         num_draws=num_draws,
         num_simulations=num_simulations,
@@ -115,12 +115,10 @@ def diagnose(
     for part in card_table(report, console.width):
         console.print(part, highlight=False)
     files = write_report(report, place)
-    if arviz:
-        found = {c.name: c.value for c in report.checks if c.value is not None}
-        draws = of_card(trained, guide, data, restarts, found, seed)
-        import_module("zoo.diagnostics.arviz").save(draws, place / POSTERIOR)
-        files.append(POSTERIOR)
-    for name in files:
+    found = {c.name: c.value for c in report.checks if c.value is not None}
+    draws = of_card(trained, guide, data, restarts, found, seed)
+    import_module("zoo.diagnostics.arviz").save(draws, place / POSTERIOR)
+    for name in (*files, POSTERIOR):
         console.print(f"  {place / name}", highlight=False, soft_wrap=True)
     return report
 

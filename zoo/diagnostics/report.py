@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from zoo.context import seeded, stream
 from zoo.data import Batch
 from zoo.diagnostics.card import Band, Check, Verdict, judged, tested, unchecked, verdict
 from zoo.diagnostics.parts.case import Case, Settings
@@ -18,7 +19,7 @@ from zoo.diagnostics.parts.run import of_restarts, of_run
 from zoo.diagnostics.parts.search import of_chains, of_gaps
 from zoo.diagnostics.parts.simulation import of_simulation
 from zoo.diagnostics.parts.weights import of_globals, of_rows
-from zoo.model import Model
+from zoo.model import Model, as_model
 from zoo.store import versions
 
 
@@ -155,7 +156,21 @@ def diagnose(
         seed,
         progress,
     )
-    case = Case.of(model, guide, data, settings)
+    model = as_model(model)
+    with seeded(stream(seed, "card"), model.device):
+        case = Case.of(model, guide, data, settings)
+        return _card(case, run, restarts, reference, statistics)
+
+
+def _card(
+    case: Case,
+    run: Any,
+    restarts: Sequence[Any],
+    reference: Any,
+    statistics: Mapping[str, Callable[..., Any]] | None,
+) -> Report:
+    """Every part in turn; what cannot be had is said, and Ctrl-C leaves what there is."""
+    guide = case.guide
     density = getattr(guide, "has_density", True)
     of_q: dict[str, Callable[[], list[Check]]] = {
         "weights": lambda: of_rows(case),

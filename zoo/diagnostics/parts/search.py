@@ -144,7 +144,7 @@ def _nuts(case: Case) -> list[Check]:
         why = f"NUTS is run on up to {SMALL} rows and {50 * SMALL} numbers"
         return [unchecked(CHAINS, "NUTS", why)]
     seed, progress = case.settings.seed, case.settings.progress
-    found = nuts_posterior(case.model, case.data, seed=seed, progress=progress)
+    found = nuts_posterior(case.model, case.data, seed=seed, max_rows=SMALL, progress=progress)
     case.results["nuts"] = found
     text = "NUTS: " + ("chains agree, q is compared with them" if found.ok else found.why_not)
     return [told(CHAINS, "NUTS", text)]
