@@ -35,6 +35,7 @@ def diagnose(
     num_draws: int = 4000,
     num_simulations: int | None = None,
     infer_steps: int | None = None,
+    search_steps: int | None = None,
     reference: str | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -63,6 +64,7 @@ def diagnose(
         num_draws: S, draws of each row.
         num_simulations: how many, where the default is not right.
         infer_steps: steps that fit a table's row to each new row; by default those of the run.
+        search_steps: of the search for the best q of each row; 600, or 2000 where it is thorough.
         reference: a file of posterior draws to compare with: posteriordb's .json or .json.zip, .csv
             or ArviZ .nc.
         seed: of the rows and draws.
@@ -99,6 +101,7 @@ def diagnose(
         num_draws=num_draws,
         num_simulations=num_simulations,
         infer_steps=steps,
+        search_steps=search_steps,
         seed=seed,
         progress=None,
     )

@@ -45,6 +45,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_diagnose_from_the_shell(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = ["--num-draws", "200", "--num-rows", "20", "--num-simulations", "50"]
+    small += ["--search-steps", "20"]
     assert main(["diagnose", str(run), "--simulate", *small]) == 0
     shown = capsys.readouterr().out
     place = run / "report"
@@ -60,15 +61,15 @@ def test_diagnose_from_the_shell(run: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_series_is_its_own_restarts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fitted(tmp_path / "runs", "--steps", "60", "--seeds", "3", "--inference", "per_datapoint")
+    fitted(tmp_path / "runs", "--steps", "60", "--seeds", "3", "--infer-steps", "20")
     capsys.readouterr()
-    small = ["--num-draws", "200", "--num-rows", "20"]
+    small = ["--num-draws", "200", "--num-rows", "20", "--search-steps", "20"]
     assert main(["diagnose", str(tmp_path / "runs"), *small]) == 0
     content = json.loads((tmp_path / "runs" / "report" / "report.json").read_text())
     checks = {check["name"]: check for check in content["checks"]}
     assert "3 restarts" in checks["restarts"]["text"]
     assert "WWᵀ" in checks["functionals"]["text"]
-    assert content["about"]["rows"] == "train"  # the table's own
+    assert content["about"]["rows"] == "test"
 
 
 @pytest.mark.parametrize(
