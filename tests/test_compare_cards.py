@@ -24,8 +24,8 @@ def test_cards_of_one_frozen_model() -> None:
     assert torch.equal(*truths)
     by_name = {d.name: d for d in cards.differences}
     gap = by_name["KL(q ‖ p), nats"]
-    rows = cards.reports["mean_field / amortized"].results["gap"].rows
-    exact = cards.reports["exact"].results["gap"].rows
+    rows = -cards.reports["mean_field / amortized"].results["bounds"].elbo.rows
+    exact = -cards.reports["exact"].results["bounds"].elbo.rows
     assert gap.mean == pytest.approx(float((rows - exact).mean()), abs=1e-9)
     assert gap.se == pytest.approx(float((rows - exact).std()) / len(rows) ** 0.5, rel=1e-6)
     assert gap.mean > 0 and by_name["Jeffreys, nats"].count == len(truths[0])

@@ -105,6 +105,20 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
 
 
 @contextmanager
+def evaluating(*parts: Any) -> Iterator[None]:
+    """Modules in evaluation mode (dropout off, running statistics at rest), and as before again."""
+    modules = [m for part in parts if isinstance(part, nn.Module) for m in part.modules()]
+    training = [module.training for module in modules]
+    try:
+        for module in modules:
+            module.training = False
+        yield
+    finally:
+        for module, mode in zip(modules, training, strict=True):
+            module.training = mode
+
+
+@contextmanager
 def validation(on: bool) -> Iterator[None]:
     """Pyro's and torch's checks of parameters, supports and shapes, on or off."""
     with pyro.validation_enabled(on):

@@ -88,7 +88,8 @@ def cards_of(comparison: Comparison, simulate: bool = False, seed: int = 0) -> C
             progress=None,
         )
     base = comparison.reference.label
-    numbers = {label: _by_row(report) for label, report in reports.items()}
+    fixed = comparison.mode == "fixed"
+    numbers = {label: _by_row(report, fixed) for label, report in reports.items()}
     found = []
     for label in reports:
         if label == base:
@@ -100,13 +101,19 @@ def cards_of(comparison: Comparison, simulate: bool = False, seed: int = 0) -> C
     return Cards(reports, base, tuple(found))
 
 
-def _by_row(report: Report) -> dict[str, tuple[Tensor, Tensor]]:
-    """name -> what marks the rows, and the number of each."""
+def _by_row(report: Report, fixed: bool) -> dict[str, tuple[Tensor, Tensor]]:
+    """name -> what marks the rows, and the number of each.
+
+    On a fixed model KL(q ‖ p) = log p(x) − ELBO, and log p(x) is the same for all guides: ELBOs
+    differ by just what the KLs do, a mode that one of them misses included.
+    """
     results, found = report.results, {}
-    if "gap" in results:
-        mark = torch.arange(len(results["gap"].rows))
-        found["KL(q ‖ p), nats"] = mark, results["gap"].rows
-        found["k̂"] = mark, results["psis"].k
+    if "bounds" in results:
+        elbo = results["bounds"].elbo.rows
+        mark = torch.arange(len(elbo))
+        found["KL(q ‖ p), nats" if fixed else "−ELBO, nats"] = mark, -elbo
+        high = results["psis"].k >= results["psis"].threshold
+        found["share of high k̂"] = mark, high.double()
         found["ESS fraction"] = mark, results["psis"].ess_fraction
     if results.get("jeffreys") is not None:
         found["Jeffreys, nats"] = results["simulations"].truth, results["jeffreys"].values

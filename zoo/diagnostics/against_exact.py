@@ -29,7 +29,9 @@ class AgainstExact:
         log_sd_ratio: (N, U), log sd_q/sd_p: below 0 where q is too narrow.
         rms_bias: (U,), the root mean square over rows, the noise of draws subtracted.
         rms_bias_error: (U,), its Monte-Carlo standard error, 0 where no draws were needed.
-        mean_log_sd_ratio: (U,), over rows.
+        rms_log_sd_ratio: (U,), as ``rms_bias``.
+        rms_log_sd_ratio_error: (U,).
+        mean_log_sd_ratio: (U,), over rows, where too wide and too narrow cancel.
         mean_log_sd_ratio_error: (U,), its Monte-Carlo standard error.
         num_rows: N.
         num_draws: S, of each row, of what has no moments in closed form; 0 where all has.
@@ -41,6 +43,8 @@ class AgainstExact:
     log_sd_ratio: Tensor
     rms_bias: Tensor
     rms_bias_error: Tensor
+    rms_log_sd_ratio: Tensor
+    rms_log_sd_ratio_error: Tensor
     mean_log_sd_ratio: Tensor
     mean_log_sd_ratio_error: Tensor
     num_rows: int
@@ -53,6 +57,8 @@ class AgainstExact:
             "names": list(self.names),
             "rms_bias": self.rms_bias.tolist(),
             "rms_bias_error": self.rms_bias_error.tolist(),
+            "rms_log_sd_ratio": self.rms_log_sd_ratio.tolist(),
+            "rms_log_sd_ratio_error": self.rms_log_sd_ratio_error.tolist(),
             "mean_log_sd_ratio": self.mean_log_sd_ratio.tolist(),
             "mean_log_sd_ratio_error": self.mean_log_sd_ratio_error.tolist(),
             "num_rows": self.num_rows,
@@ -123,21 +129,30 @@ def against_exact(
     bias, bias_noise, ratio, ratio_noise = (
         torch.cat(column) for column in zip(*parts, strict=True)
     )
-    square = bias.square() - bias_noise
-    noise = (4 * square.clamp_min(0) * bias_noise + 2 * bias_noise.square()).sum(0).sqrt()
-    mean, noise = square.mean(0).clamp_min(0), noise / len(bias)
+    rms_bias, rms_bias_error = _rms(bias, bias_noise)
+    rms_ratio, rms_ratio_error = _rms(ratio, ratio_noise)
     return AgainstExact(
         names=unit_names(sites),
         bias=bias,
         log_sd_ratio=ratio,
-        rms_bias=mean.sqrt(),
-        rms_bias_error=(mean + noise).sqrt() - mean.sqrt(),
+        rms_bias=rms_bias,
+        rms_bias_error=rms_bias_error,
+        rms_log_sd_ratio=rms_ratio,
+        rms_log_sd_ratio_error=rms_ratio_error,
         mean_log_sd_ratio=ratio.mean(0),
         mean_log_sd_ratio_error=ratio_noise.sum(0).sqrt() / len(ratio),
         num_rows=len(bias),
         num_draws=num_draws if sampled else 0,
         seed=seed,
     )
+
+
+def _rms(values: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """√max(0, mean_n (v² − noise)) of (N, U), and its Monte-Carlo error, on one side at 0."""
+    square = values.square() - noise
+    error = (4 * square.clamp_min(0) * noise + 2 * noise.square()).sum(0).sqrt() / len(values)
+    mean = square.mean(0).clamp_min(0)
+    return mean.sqrt(), (mean + error).sqrt() - mean.sqrt()
 
 
 Moments = tuple[Tensor, Tensor, Tensor | None]  # mean, variance (B, U); kurtosis of draws

@@ -38,12 +38,15 @@ class PIT:
     @property
     def p_adjusted(self) -> float | None:
         """min(1, E · min p): Bonferroni over the entries, whatever their dependence."""
-        return None if self.p is None else min(1.0, len(self.p) * float(self.p.min()))
+        if self.p is None:
+            return None
+        known = self.p[self.p.isfinite()]  # entries that some row has
+        return min(1.0, len(known) * float(known.min())) if len(known) else 1.0
 
     @property
     def worst(self) -> str:
         """The entry with the largest distance."""
-        return self.names[int(self.distance.argmax())]
+        return self.names[int(self.distance.nan_to_num(-1.0).argmax())]
 
     @property
     def largest(self) -> tuple[float, float, float]:
@@ -51,10 +54,11 @@ class PIT:
 
         Formula: max_e D_e, within max_e (D_e ∓ √(log(2 E/0.05)/(2 N_e))).
         """
-        wider = math.sqrt(1 + math.log(len(self.names)) / math.log(2 / LEVEL)) * self.band
-        low = float((self.distance - wider).max())
-        high = float((self.distance + wider).max())
-        return float(self.distance.max()), max(0.0, low), min(1.0, high)
+        known = self.distance.isfinite() & self.band.isfinite()
+        distance, band = self.distance[known], self.band[known]
+        wider = math.sqrt(1 + math.log(max(1, len(band))) / math.log(2 / LEVEL)) * band
+        low, high = float((distance - wider).max()), float((distance + wider).max())
+        return float(distance.max()), max(0.0, low), min(1.0, high)
 
     @property
     def pooled(self) -> float:

@@ -27,11 +27,11 @@ class Drift:
         shift_error: (U,).
         rms_shift: (U,), √max(0, U-statistic of mean_n shift_n²): of all pairs of different chains,
             so that noise adds nothing.
-        rms_shift_lower: (U,), the lower end of a 95 % interval of it, never below 0.
+        rms_shift_lower, rms_shift_upper: (U,), the ends of a 95 % interval of it, not below 0.
         log_sd_ratio: (U,), mean_n log sd(z_0)/sd(z_T): below 0 where q is too narrow.
         log_sd_ratio_error: (U,).
         rms_log_sd_ratio: (U,), as ``rms_shift``.
-        rms_log_sd_ratio_lower: (U,).
+        rms_log_sd_ratio_lower, rms_log_sd_ratio_upper: (U,).
         p_values: (U,), of both being 0 in every row, by Bonferroni over the two.
         jump: (U,), mean_n E (z_T − z_0)²/(2 Var z_0): 1 for ends that are independent draws of q, 0
             for chains that have not moved.
@@ -43,10 +43,12 @@ class Drift:
     shift_error: Tensor
     rms_shift: Tensor
     rms_shift_lower: Tensor
+    rms_shift_upper: Tensor
     log_sd_ratio: Tensor
     log_sd_ratio_error: Tensor
     rms_log_sd_ratio: Tensor
     rms_log_sd_ratio_lower: Tensor
+    rms_log_sd_ratio_upper: Tensor
     p_values: Tensor
     jump: Tensor
     num_rows: int
@@ -58,8 +60,9 @@ class Drift:
 
 
 FIGURES = (
-    *("shift", "shift_error", "rms_shift", "rms_shift_lower", "log_sd_ratio"),
-    *("log_sd_ratio_error", "rms_log_sd_ratio", "rms_log_sd_ratio_lower", "p_values", "jump"),
+    *("shift", "shift_error", "rms_shift", "rms_shift_lower", "rms_shift_upper", "log_sd_ratio"),
+    *("log_sd_ratio_error", "rms_log_sd_ratio", "rms_log_sd_ratio_lower"),
+    *("rms_log_sd_ratio_upper", "p_values", "jump"),
 )
 
 
@@ -134,8 +137,8 @@ class _Squares:
         error = tested.std(0) / math.sqrt(count)
         self.t.append(tested.mean(0) / error.clamp_min(1e-300))
 
-    def result(self, rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Mean, its error, root mean square, and the lower end of its interval."""
+    def result(self, rows: int) -> tuple[Tensor, ...]:
+        """Mean, its error, root mean square, and both ends of its interval."""
         root = math.sqrt(self.count)
         by_chain = torch.stack(self.sums).sum(0) / rows
         mean, error = by_chain.mean(0), by_chain.std(0) / root
@@ -143,9 +146,10 @@ class _Squares:
         left_out = torch.stack(self.left_out).sum(0) / rows
         spread = left_out.std(0) * (self.count - 1) / root
         lower = (whole - Z * spread).clamp_min(0).sqrt()
+        upper = (whole.clamp_min(0) + Z * spread).sqrt()
         if rows == 1:
-            lower = (mean.abs() - Z * error).clamp_min(0)
-        return mean, error, whole.clamp_min(0).sqrt(), lower
+            lower, upper = (mean.abs() - Z * error).clamp_min(0), mean.abs() + Z * error
+        return mean, error, whole.clamp_min(0).sqrt(), lower, upper
 
     def p_values(self, independent: bool) -> Tensor:
         """(U,): of E d_n = 0 in all rows; by Σ z² where they are independent, else Bonferroni."""

@@ -53,7 +53,8 @@ class Gaps:
     @property
     def amortization_is(self) -> str:
         """What the amortization gap is called, so that nothing is left unsaid."""
-        return "amortization gap" + (", flow weights shared" if self.shared_weights else "")
+        what = "classifier" if getattr(self.best, "classifier", None) else "flow weights"
+        return "amortization gap" + (f", {what} shared" if self.shared_weights else "")
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

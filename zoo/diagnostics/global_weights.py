@@ -38,6 +38,8 @@ class GlobalWeights:
         num_inner: K, draws of the local latents for each g and row.
         num_rows: N.
         asked: how many draws were asked for; more than ``num_draws`` where the cost was bounded.
+        inner_variance: of log_weight given g, in nats²: the noise of the inner means, averaged over
+            draws; 0 without local latents.
         has_locals: whether local latents are drawn: then the weights have their noise, too.
         seed: of the draws.
     """
@@ -49,6 +51,7 @@ class GlobalWeights:
     num_inner: int
     num_rows: int
     asked: int
+    inner_variance: float
     has_locals: bool
     seed: int
 
@@ -72,6 +75,7 @@ class GlobalWeights:
             "asked": self.asked,
             "num_inner": self.num_inner,
             "num_rows": self.num_rows,
+            "inner_variance": self.inner_variance,
             "has_locals": self.has_locals,
             "names": list(self.names),
             "seed": self.seed,
@@ -155,6 +159,7 @@ def global_weights(
         shape = num_draws, len(names) if not reason else 0
         values = torch.empty(shape, dtype=model.dtype, device=model.device)
         total = torch.empty(num_draws, dtype=torch.float64, device=model.device)
+        noise = torch.zeros_like(total)
         together = min(num_draws, SIDE_BY_SIDE)
         rows = max(1, min(len(data), max_elements // (cost * together)))
         size = max(1, min(num_draws, max_elements // (cost * rows)))
@@ -165,7 +170,9 @@ def global_weights(
             for start in range(0, num_draws, size):
                 here = slice(start, min(start + size, num_draws))
                 count = here.stop - start
-                total[here], g = _weigh(model, guide, data, rows, num_inner, count, sites)
+                total[here], g, noise[here] = _weigh(
+                    model, guide, data, rows, num_inner, count, sites
+                )
                 values[here] = g[:, : shape[1]].to(values.dtype)
                 advance(count)
     return GlobalWeights(
@@ -176,6 +183,7 @@ def global_weights(
         num_inner,
         len(data),
         asked,
+        noise.mean().item(),
         bool(latents.local.dim),
         seed,
     )
@@ -189,15 +197,21 @@ def _weigh(
     inner: int,
     outer: int,
     sites: Sites,
-) -> tuple[Tensor, Tensor]:
-    """The log weights (S,) of S draws of g over all rows, and g itself, (S, U)."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The log weights (S,) of S draws of g over all rows, g itself (S, U), and their variance
+    given g by the delta method."""
     held, total, g = guide, torch.zeros((), dtype=torch.float64), torch.empty(0)
+    noise = torch.zeros((), dtype=torch.float64)
     for batch in data.batches(rows):
         weights = log_weights(model, held, batch.to(model.device), inner, outer)
         if held is guide:
             held = holding(guide, {n: s["value"] for n, s in weights.globals.items()})
             total = weights.global_.double()
             g = torch.cat([weights.values[s.name].reshape(outer, -1) for s in sites.sites], -1)
-        summed = weights.summed.double().logsumexp(-2) - math.log(inner)  # (S, B)
+        h = weights.summed.double()  # (S, K, B)
+        summed = h.logsumexp(-2) - math.log(inner)  # (S, B)
         total = total + summed.sum(-1)
-    return total, g
+        if inner > 1:
+            ratio = (h - summed.unsqueeze(-2)).exp()
+            noise = noise + (ratio.var(-2) / inner).sum(-1)
+    return total, g, noise

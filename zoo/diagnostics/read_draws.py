@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+
+from zoo.diagnostics.mixing import bulk_ess
 
 MOST_BYTES = 2**31  # of what a compressed file may hold
 CHAIN = ("chain", ".chain", "chain__")
@@ -66,6 +69,23 @@ def read_draws(path: str | Path) -> dict[str, np.ndarray]:
 def pooled(draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """(chains · S, *shape) by name: the chains of ``read_draws`` one after the other."""
     return {name: value.reshape(-1, *value.shape[2:]) for name, value in draws.items()}
+
+
+def thinned(draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Draws (C, S, *shape) of Markov chains as next to independent ones, (R, *shape).
+
+    Every k-th draw of each chain is kept, k = ⌈C S / ESS⌉ with the smallest bulk effective sample
+    size of all units.
+    """
+    least = np.inf
+    for value in draws.values():
+        chains, length = value.shape[:2]
+        if length >= 4:
+            ess = bulk_ess(torch.from_numpy(np.array(value, float).reshape(chains, length, -1)))
+            least = min(least, float(ess[ess.isfinite()].min()) if ess.isfinite().any() else least)
+    chains, length = next(iter(draws.values())).shape[:2]
+    step = max(1, int(np.ceil(chains * length / least))) if np.isfinite(least) else 1
+    return {name: value[:, ::step].reshape(-1, *value.shape[2:]) for name, value in draws.items()}
 
 
 def _json(path: Path, kind: str) -> list[dict[str, np.ndarray]]:

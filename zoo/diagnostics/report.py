@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from zoo.context import seeded, stream
+from zoo.context import evaluating, seeded, stream
 from zoo.data import Batch
 from zoo.diagnostics.card import Band, Check, Verdict, judged, tested, unchecked, verdict
 from zoo.diagnostics.parts.case import Case, Settings
@@ -157,7 +157,7 @@ def diagnose(
         progress,
     )
     model = as_model(model)
-    with seeded(stream(seed, "card"), model.device):
+    with seeded(stream(seed, "card"), model.device), evaluating(model, guide):
         case = Case.of(model, guide, data, settings)
         return _card(case, run, restarts, reference, statistics)
 

@@ -5,19 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from statistics import NormalDist
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy.stats import t as student
 from torch import Tensor
 
 from zoo.data import Dataset, as_dataset
-from zoo.diagnostics.card import Check, unchecked
+from zoo.diagnostics.card import Z95, Check, unchecked
 from zoo.estimate import Estimate
 from zoo.model import Model, as_model
 from zoo.sites import Latents, given_labels
 
 SPLITTER = 2**32  # seeds of NumPy
+LEAST = 10  # rows that stand for others
+MOST = 2**26  # log weights that are kept
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class Case:
         """The case, with the rows chosen by the seed.
 
         Raises:
-            ValueError: a model without latents.
+            ValueError: a model without latents; too few rows, or more draws than there is room for.
         """
         model, data = as_model(model), as_dataset(data)
         data = data.without(*given_labels(model, data)).to(model.device)
@@ -76,6 +80,14 @@ class Case:
                 f"{type(model).__name__} has no latents for these data, so there is no posterior"
             )
         few, count = data, settings.num_rows
+        if count is not None and count < min(LEAST, len(data)):
+            raise ValueError(f"{count} rows say too little of {len(data)}: num_rows from {LEAST}")
+        kept = min(len(data), count or len(data)) * settings.num_draws
+        if kept > MOST:
+            raise ValueError(
+                f"{kept} log weights have no room ({MOST} have): take fewer rows (num_rows) or "
+                "draws (num_draws)"
+            )
         if count is not None and count < len(data):
             order = np.random.RandomState(settings.seed % SPLITTER).permutation(len(data))[:count]
             few = data.only(torch.from_numpy(np.sort(order)))
@@ -96,10 +108,32 @@ class Case:
         """Whether all rows are looked at."""
         return len(self.few) == len(self.data)
 
+    @property
+    def left(self) -> float:
+        """√(1 − n/N), what is left of the error of having chosen n rows; 0 where all are there."""
+        return 0.0 if self.whole else math.sqrt(1 - len(self.few) / len(self.data))
+
     def se(self, estimate: Estimate) -> float:
-        """The standard error for all rows: Monte Carlo, and that of the choice where it is one."""
-        left = 0.0 if self.whole else math.sqrt(1 - len(self.few) / len(self.data))
-        return math.hypot(estimate.se, left * estimate.se_data)
+        """The standard error for all rows: Monte Carlo, and that of the choice where it is one.
+
+        The latter is widened by Student's t for few rows, so that 1.96 of it are 95 %.
+        """
+        count = len(estimate.rows)
+        if not self.left:
+            return estimate.se
+        wide = float(student.ppf(0.975, count - 1)) / Z95 if count > 1 else math.inf
+        return math.hypot(estimate.se, self.left * wide * estimate.se_data)
+
+    def rms_se(self, rows: Tensor, rms: Tensor, error: Tensor) -> Tensor:
+        """(U,): of the root mean square of rows (n, U), the choice of rows counted.
+
+        Formula: √(error² + left² · Var_n(row²)/n / (4 rms²)), by the delta method.
+        """
+        if not self.left or len(rows) < LEAST:
+            return error if not self.left else torch.full_like(error, torch.inf)
+        chosen = rows.square().std(0) / math.sqrt(len(rows)) / (2 * rms).clamp_min(1e-12)
+        chosen = torch.where(rms > 0, chosen, 0.0)
+        return torch.hypot(error, self.left * chosen)
 
     def attempt(self, row: str, name: str, part: Callable[[], list[Check]]) -> list[Check]:
         """What a part finds, or why it was not checked: a ValueError that says so."""
@@ -109,12 +143,39 @@ class Case:
             return [unchecked(row, name, " ".join(str(error).split()))]
 
 
-def worst_unit(values: Tensor, errors: Tensor, edge: float) -> tuple[int, float]:
-    """The place of the largest of several numbers, and Bonferroni's p that all are below an edge.
+class Worst(NamedTuple):
+    """The unit that is furthest beyond an edge, and an interval of the largest of all.
+
+    Attributes:
+        place: of the unit, the one with the smallest p.
+        value, se: of it.
+        interval: of the largest number of all units, 95 % together (Bonferroni).
+        p: that all are below the edge, by Bonferroni.
+    """
+
+    place: int
+    value: float
+    se: float
+    interval: tuple[float, float]
+    p: float | None
+
+
+def worst_unit(values: Tensor, errors: Tensor, edge: float) -> Worst:
+    """Which of several numbers is worst, and how sure that is.
 
     Args:
         values, errors: (U,), estimates and their standard errors.
         edge: of the green.
     """
-    p = torch.special.ndtr((edge - values) / errors.clamp_min(1e-12))
-    return int(values.argmax()), min(1.0, len(values) * float(p.min()))
+    known = values.isfinite() & errors.isfinite()
+    if not bool(known.any()):
+        return Worst(0, math.nan, math.nan, (math.nan, math.nan), None)
+    values = torch.where(known, values.double(), -torch.inf)
+    errors = torch.where(known, errors.double(), 0.0)
+    z = (values - edge) / errors.clamp_min(1e-12)
+    place = int(z.argmax()) if bool((z > 0).any()) else int(values.argmax())
+    count = int(known.sum())
+    p = min(1.0, count * float(torch.special.ndtr(-z.max())))
+    wide = NormalDist().inv_cdf(1 - 0.025 / count) * errors
+    interval = max(0.0, float((values - wide).max())), float((values + wide).max())
+    return Worst(place, float(values[place]), float(errors[place]), interval, p)

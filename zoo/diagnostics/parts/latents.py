@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import torch
+
 from zoo.diagnostics.card import Band, Check, tested, told, unchecked
-from zoo.diagnostics.collapse import INFERENCE, POSTERIOR, UNDECIDED, collapse
+from zoo.diagnostics.collapse import (
+    INFERENCE,
+    MOVES,
+    POSTERIOR,
+    UNDECIDED,
+    Collapse,
+    collapse,
+)
 from zoo.diagnostics.parts.case import Case
 from zoo.latent_use import active_units, latent_kl
 from zoo.surgery import mutual_information
@@ -54,9 +63,14 @@ def _collapse(case: Case) -> list[Check]:
         return [told(ROW, "collapse", "no unit collapsed", "latents")]
     text = f"{total} collapsed: {also} in the posterior too, {ours} by q alone, {open_} undecided"
     action = "q ignores what rows tell: KL warm-up (--warm-up), per_datapoint inference"
-    p = 0.0 if ours else 1.0
-    high = float(ours + open_)
-    band = Band(0.5, 0.5)
-    return [
-        tested(ROW, "collapse", float(ours), (float(ours), high), p, text, action, "latents", band)
-    ]
+    interval, band = (float(ours), float(ours + open_)), Band(0.5, 0.5)
+    p = _p_value(found) if ours else 1.0
+    return [tested(ROW, "collapse", float(ours), interval, p, text, action, "latents", band)]
+
+
+def _p_value(found: Collapse) -> float:
+    """That the posterior of no collapsed unit moves or narrows: Bonferroni over units and both."""
+    size = torch.stack([found.mean_variance, found.sd_change]) - MOVES
+    z = (size / torch.stack([found.mean_variance_se, found.sd_change_se]))[:, found.collapsed]
+    p = torch.special.ndtr(-z[z.isfinite()])
+    return min(1.0, z.numel() * float(p.min())) if len(p) else 1.0

@@ -44,12 +44,12 @@ def _ranks(case: Case, statistics: Mapping[str, Callable[..., Any]] | None) -> l
 
 
 def _left_out(case: Case) -> list[Check]:
-    """PSIS-LOO where rows share latents; else log p(x) of a row, which is its held-out value."""
+    """PSIS-LOO where rows share latents; else leaving a row out is log p(x) itself."""
     if not case.globals:
         found = case.results.get("bounds")
         if found is None:
             return [unchecked(ROW, "leave one out", "there are no importance weights", "model")]
-        text = f"held-out IWAE {found.iwae.mean:.2f} nats a row"
+        text = f"IWAE of these rows {found.iwae.mean:.2f} nats"
         return [told(ROW, "leave one out", text, "model")]
     inner = 16 if case.latents.local.dim else 1
     draws = min(case.settings.num_draws, max(200, int(2e7 / (len(case.data) * inner))))

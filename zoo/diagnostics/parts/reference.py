@@ -13,7 +13,7 @@ from zoo.context import seeded, stream, validation
 from zoo.diagnostics.against_exact import against_exact
 from zoo.diagnostics.card import BANDS, Band, Check, tested, told, unchecked
 from zoo.diagnostics.parts.case import Case, worst_unit
-from zoo.diagnostics.read_draws import pooled, read_draws
+from zoo.diagnostics.read_draws import read_draws, thinned
 from zoo.diagnostics.reference import against_reference
 from zoo.exact import knows
 from zoo.weights import log_weights
@@ -30,13 +30,14 @@ def of_reference(case: Case, reference: Any) -> list[Check]:
         case: what the card is about; NUTS draws are taken from its results.
         reference: draws, site -> (R, *shape) or (chains, R, *shape) in a file; None for none.
     """
+    if isinstance(reference, str | Path):
+        return _against(case, thinned(read_draws(reference)), "the reference")
     if reference is not None:
-        given = read_draws(reference) if isinstance(reference, str | Path) else None
-        draws = reference if given is None else pooled(given)
-        return _against(case, draws, "the reference")
+        return _against(case, reference, "the reference")
     if "nuts" in case.results and case.results["nuts"].ok:
-        found, wanted = case.results["nuts"].pooled, case.latents.global_.names
-        return _against(case, {name: found[name] for name in wanted}, "NUTS")
+        found, wanted = case.results["nuts"].samples, case.latents.global_.names
+        draws = {name: found[name].cpu().numpy() for name in wanted}
+        return _against(case, thinned(draws), "NUTS")
     if knows(case.model, "posterior") and case.latents.local.dim and not case.globals:
         return _exact(case)
     why = "no draws of the posterior are known: --reference FILE"
@@ -46,12 +47,13 @@ def of_reference(case: Case, reference: Any) -> list[Check]:
 def _exact(case: Case) -> list[Check]:
     found = against_exact(case.model, case.guide, case.few, seed=case.settings.seed)
     case.results["reference"] = found
-    ratio = found.mean_log_sd_ratio
-    parts = [
-        _moment(found.names, "bias", found.rms_bias, found.rms_bias_error),
-        _moment(found.names, "sd ratio", ratio.abs(), found.mean_log_sd_ratio_error),
-    ]
-    return [part for part in parts if part is not None]
+    parts = []
+    for name, rows, rms, error in (
+        ("bias", found.bias, found.rms_bias, found.rms_bias_error),
+        ("sd ratio", found.log_sd_ratio, found.rms_log_sd_ratio, found.rms_log_sd_ratio_error),
+    ):
+        parts.append(_moment(found.names, name, rms, case.rms_se(rows, rms, error)))
+    return parts
 
 
 def _against(case: Case, reference: Mapping[str, Any], what: str) -> list[Check]:
@@ -75,12 +77,12 @@ def _against(case: Case, reference: Mapping[str, Any], what: str) -> list[Check]
 def _moment(names: tuple[str, ...], name: str, values: Tensor, errors: Tensor) -> Check:
     """The worst unit, with Bonferroni over all of them."""
     band = BANDS["shift" if name == "bias" else "spread"]
-    place, p = worst_unit(values, errors, band.green)
-    value, se = float(values[place]), float(errors[place])
+    worst = worst_unit(values, errors, band.green)
     unit = "sd" if name == "bias" else "in logarithm"
-    text = f"{name} of {names[place]} {value:.2f} ± {se:.2f} {unit}"
-    interval = (max(0.0, value - 1.96 * se), value + 1.96 * se)
-    return tested(ROW, name, value, interval, p, text, RICHER, band=band)
+    text = f"{name} of {names[worst.place]} {worst.value:.2f} ± {worst.se:.2f} {unit}"
+    return Check(
+        *(ROW, name, "posterior", text, worst.value, *worst.interval, band, worst.p), action=RICHER
+    )
 
 
 @torch.no_grad()

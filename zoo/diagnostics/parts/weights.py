@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from scipy import stats
@@ -20,6 +21,7 @@ from zoo.evaluation import exact_evidence
 
 ROW, GLOBAL = "weights", "weights of globals"
 SURE, NOISE = 2.5758293035489004, 0.005  # standard errors, and how often noise is beyond them
+NOISY = 0.1  # nats², the variance that inner draws may add to the log weights of globals
 RICHER = "take a richer family (full_rank, iaf) or, with an encoder, per_datapoint inference"
 CORRECT = "correct by importance: zoo evaluate's IWAE, PSIS-weighted means"
 
@@ -73,8 +75,15 @@ def of_globals(case: Case) -> list[Check]:
     assert weights is not None
     smoothed = psis(weights.log_weight)
     case.results |= {"global_weights": weights, "global_psis": smoothed}
+    noise, spread = weights.inner_variance, float(weights.log_weight.var())
     k, se = float(smoothed.k), float(smoothed.se)
     name, band = "k̂ of globals", Band(smoothed.threshold, 1.0)
+    if noise > max(NOISY, spread / 4):
+        why = (
+            f"of the variance {spread:.2f} of the globals' log weights {noise:.2f} is noise of the "
+            "rows' latents, drawn for each: it is q of the rows that is judged"
+        )
+        return [unchecked(GLOBAL, name, why)]
     text = f"k̂ {k:.2f} ± {se:.2f} of the globals, {weights.num_draws} draws"
     if bool(smoothed.constant):
         return [told(GLOBAL, name, "weights constant: exact, or blind to another mode")]
@@ -82,7 +91,9 @@ def of_globals(case: Case) -> list[Check]:
     if k >= smoothed.threshold:
         why = f"k̂ of the globals is {k:.2f}: their corrected moments cannot be trusted"
         return [*checks, unchecked(GLOBAL, "shift of globals", why)]
-    fraction, error = float(smoothed.ess_fraction), float(smoothed.ess_fraction_se)
+    lost = math.exp(noise)  # of the ESS, to noise that is not q(g)'s
+    fraction = min(1.0, lost * float(smoothed.ess_fraction))
+    error = lost * float(smoothed.ess_fraction_se)
     text = f"ESS {100 * fraction:.0f} % of the draws"
     band = BANDS["ESS"]
     checks.append(measured(GLOBAL, "ESS of globals", fraction, error, text, CORRECT, band=band))
@@ -147,7 +158,7 @@ def _lowest(found: int, count: int) -> float:
 def _ess(smoothed: Psis, case: Case) -> Check:
     """The mean over rows of the fraction of draws that count."""
     usable = smoothed.usable
-    if int(usable.sum()) < max(2, 0.5 * usable.numel()):
+    if int(usable.sum()) < max(1, 0.5 * usable.numel()):
         return unchecked(ROW, "ESS", "k̂ is too high in most rows for it to mean anything")
     estimate = Estimate(smoothed.ess_fraction[usable], smoothed.ess_fraction_se[usable])
     text = f"ESS {100 * estimate.mean:.0f} % of the draws"
@@ -159,18 +170,23 @@ def _moments(moments: Corrected, row: str, case: Case, suffix: str = "") -> list
     if int(moments.usable.sum()) < max(1, 0.5 * moments.usable.numel()):
         why = "k̂ is too high in most rows for corrected moments to be trusted"
         return [unchecked(row, f"shift{suffix}", why)]
-    parts = []
-    shift = moments.rms_shift, moments.rms_shift_se, "mean of {} off by {:.2f} sd"
-    spread = moments.rms_log_sd_ratio, moments.rms_log_sd_ratio_se, "sd of {} by a factor {:.2f}"
-    for name, (values, errors, says) in (("shift", shift), ("spread", spread)):
-        band = BANDS[name]
-        place, p = worst_unit(values, errors, band.green)
-        value, se = float(values[place]), float(errors[place])
-        shown = value if name == "shift" else math.exp(_signed(moments, place) * value)
-        text = says.format(moments.names[place], shown)
-        action = f"{RICHER}; {CORRECT}" if name == "shift" else _width(_signed(moments, place))
-        interval = (max(0.0, value - 1.96 * se), value + 1.96 * se)
-        parts.append(tested(row, name + suffix, value, interval, p, text, action, band=band))
+    parts, on = [], moments.usable
+    shift = moments.shift, moments.rms_shift, moments.rms_shift_se
+    spread = moments.log_sd_ratio, moments.rms_log_sd_ratio, moments.rms_log_sd_ratio_se
+    for name, (rows, values, errors) in (("shift", shift), ("spread", spread)):
+        if not suffix:
+            errors = case.rms_se(rows[on], values, errors)
+        worst = worst_unit(values, errors, BANDS[name].green)
+        unit, sign = moments.names[worst.place], _signed(moments, worst.place)
+        if name == "shift":
+            text = f"mean of {unit} off by {worst.value:.2f} sd"
+            action = f"{RICHER}; {CORRECT}"
+        else:
+            text = f"sd of {unit} by a factor {math.exp(sign * worst.value):.2f}"
+            action = _width(sign)
+        interval, p, band = worst.interval, worst.p, BANDS[name]
+        check = Check(row, name + suffix, "posterior", text, worst.value, *interval, band, p)
+        parts.append(replace(check, action=action))
     return parts
 
 
