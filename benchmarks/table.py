@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.report import RESULTS
+from benchmarks.table_cards import known, posteriors, time_of_card, truth
 
 README = Path(__file__).parent.parent / "README.md"
 START, END = "<!-- measured -->", "<!-- end of measured -->"
@@ -233,7 +234,7 @@ def speed() -> list[str]:
 
 
 PARTS = (linear_gaussian, mean_field, mixtures, linear_vae, evidence, mnist)
-PARTS += (few_labels, estimators, speed)
+PARTS += (truth, known, posteriors, time_of_card, few_labels, estimators, speed)
 
 
 def section() -> str:
