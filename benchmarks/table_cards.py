@@ -39,7 +39,7 @@ def truth() -> list[str]:
     for name, case in found["cases"].items():
         cells = [_percent(case["alone"].get(test)) for test in SHOWN]
         lines.append(f"| {name} | {_percent(case['verdict'])} | {' | '.join(cells)} |")
-    return lines
+    return [*lines, "", "![Alarms of every test](docs/diagnostics.png)"]
 
 
 def found_tests(found: dict[str, Any]) -> str:

@@ -63,7 +63,8 @@ def diagnose(
         all: all of them.
         num_draws: S, draws of each row.
         num_simulations: how many, where the default is not right.
-        infer_steps: steps that fit a table's row to each new row; by default those of the run.
+        infer_steps: steps that fit a table's row, or latents that all rows share, to new data; by
+            default those of the run.
         search_steps: of the search for the best q of each row; 600, or 2000 where it is thorough.
         reference: a file of posterior draws to compare with: posteriordb's .json or .json.zip, .csv
             or ArviZ .nc.

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from guides import Guide
-from zoo import evaluate, fit, load, load_data
+from zoo import diagnose, evaluate, fit, load, load_data
 from zoo.data import Dataset
 from zoo.importance import importance_ladder
 from zoo.models.gmm import GMM
@@ -14,6 +14,7 @@ from zoo.models.poisson_ppca import PoissonPPCA
 from zoo.models.ppca import PPCA
 from zoo.models.vae import VAE
 from zoo.objectives.bounds import elbo, iwae, renyi
+from zoo.registry import resolve
 from zoo.testing import check_model
 
 pytestmark = pytest.mark.cuda
@@ -132,3 +133,19 @@ def test_importance_ladder_on_the_device() -> None:
     rows = data.subset(torch.arange(20)).to("cuda")
     found = importance_ladder(model, guide, rows, num_particles=5000)
     assert found.elbo.mean < found.iwae.mean
+
+
+@pytest.mark.parametrize("word", ["ppca", "vae", "bayesian_gmm", "m2"])
+def test_a_report_card(word: str) -> None:
+    """All parts of a card on the device; those that can be had on the CPU can be had here."""
+    small = {"num_draws": 200, "num_global_draws": 200, "num_simulations": 20, "search_steps": 5}
+    small |= {"infer_steps": 5, "num_rows": 10, "simulate": True, "thorough": word == "ppca"}
+    ran = []
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(0)
+        model, data = resolve("models", word).example()
+        guide = Guide(model, data)
+        result = fit(model, guide, data, steps=20, device=device, progress=False)
+        card = diagnose(model, guide, data, run=result, **small)
+        ran.append({check.name for check in card.checks if check.status != "not checked"})
+    assert ran[0] == ran[1]

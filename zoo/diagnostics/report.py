@@ -127,7 +127,7 @@ def diagnose(
         num_global_draws: draws of global latents.
         num_simulations: by default 4000 where q applies to new rows as it is, 300 rows for a table,
             50 data sets for global latents.
-        infer_steps: steps that fit a table's row to a simulated row.
+        infer_steps: steps that fit a table's row, or q of global latents, to simulated data.
         search_steps: of the search for the best q of each row, from which the gaps are told apart;
             by default 600, and 2000 where it is thorough.
         seed: of all rows and draws: two guides of one model are given the same.

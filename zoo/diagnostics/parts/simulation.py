@@ -33,6 +33,7 @@ def of_simulation(case: Case) -> list[Check]:
         num_simulations=settings.num_simulations,
         seed=settings.seed,
         infer_steps=settings.infer_steps,
+        refit_steps=settings.infer_steps,
         progress=settings.progress,
     )
     if sims.refits:
