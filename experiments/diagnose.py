@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from experiments.inference_data import of_card
 from experiments.output import make
@@ -17,7 +20,7 @@ from experiments.show.tables import terminal
 from experiments.trained import Trained, load_trained
 from zoo import store
 from zoo.data import Dataset
-from zoo.diagnostics.read_draws import pooled, read_draws
+from zoo.diagnostics.read_draws import read_draws
 from zoo.diagnostics.report import Report
 from zoo.diagnostics.report import diagnose as card_of
 
@@ -33,6 +36,7 @@ def diagnose(
     num_rows: int = 500,
     all: bool = False,
     num_draws: int = 4000,
+    num_global_draws: int = 25_000,
     num_simulations: int | None = None,
     infer_steps: int | None = None,
     search_steps: int | None = None,
@@ -53,16 +57,19 @@ def diagnose(
     Args:
         run: the folder of a run, or of a series of them (--seeds): then the first one's card, with
             the others as restarts.
-        simulate: calibration, coverage and divergence on simulated data; free for an encoder, 300
-            rows for a table, 50 refits for latents that all rows share.
+        simulate: calibration, coverage and divergence on data that the model draws: seconds for an
+            encoder, minutes for a table, whose rows are fitted, and for latents that all rows
+            share, whose q is fitted again 50 times.
         thorough: annealed importance sampling between two bounds, short chains from q, NUTS for
             latents that all rows share and small data; minutes.
         rows: those that are judged: own, the rows that a table or shared latents were fitted to and
             test rows for an encoder; or test, or train.
         num_rows: rows that are given many draws each, chosen at random.
         all: all of them.
-        num_draws: S, draws of each row.
-        num_simulations: how many, where the default is not right.
+        num_draws: S, draws of each row, from 100.
+        num_global_draws: draws of latents that all rows share, from 100; halved until the cost is
+            bounded.
+        num_simulations: by default 4000 for an encoder, 300 rows for a table, 50 data sets.
         infer_steps: steps that fit a table's row, or latents that all rows share, to new data; by
             default those of the run.
         search_steps: of the search for the best q of each row; 600, or 2000 where it is thorough.
@@ -81,9 +88,11 @@ def diagnose(
             f"{num_rows}, {num_simulations} and {num_draws}"
         )
     started = time.perf_counter()
-    given = None if reference is None else pooled(read_draws(reference))
+    draws = None if reference is None else read_draws(reference)
     first, others = _series(Path(run))
     trained = load_trained(first, device)
+    if draws is not None:
+        _check_reference(str(reference), draws, trained.guide.latents.names)
     place = Path(out) if out is not None else Path(run) / "report"
     make(place)
     steps = trained.spec.infer_steps if infer_steps is None else infer_steps
@@ -97,9 +106,10 @@ def diagnose(
         thorough=thorough,
         run=_run(trained),
         restarts=restarts,
-        reference=given,
+        reference=reference,
         num_rows=None if all else num_rows,
         num_draws=num_draws,
+        num_global_draws=num_global_draws,
         num_simulations=num_simulations,
         infer_steps=steps,
         search_steps=search_steps,
@@ -118,13 +128,25 @@ def diagnose(
     console = terminal()
     for part in card_table(report, console.width):
         console.print(part, highlight=False)
-    files = write_report(report, place)
+    if (place / "report.json").exists():
+        console.print("the earlier report in this folder is replaced:", highlight=False)
     found = {c.name: c.value for c in report.checks if c.value is not None}
-    draws = of_card(trained, guide, data, restarts, found, seed)
-    import_module("zoo.diagnostics.arviz").save(draws, place / POSTERIOR)
+    idata = of_card(trained, guide, data, restarts, found, seed)
+    import_module("zoo.diagnostics.arviz").save(idata, place / POSTERIOR)
+    files = write_report(report, place)  # report.json last: it vouches for the others
     for name in (*files, POSTERIOR):
         console.print(f"  {place / name}", highlight=False, soft_wrap=True)
     return report
+
+
+def _check_reference(name: str, draws: Mapping[str, Any], latents: Sequence[str]) -> None:
+    """Refuses draws of other latents, or that are no numbers."""
+    if not set(draws) & set(latents):
+        raise ValueError(
+            f"{name} has draws of {sorted(draws)}, q draws {sorted(latents)}; rename the columns"
+        )
+    if bad := [key for key, value in draws.items() if not np.isfinite(value).all()]:
+        raise ValueError(f"{name} has NaN or Inf in {bad}; leave those draws out")
 
 
 def _run(trained: Trained) -> store.Run:
@@ -141,6 +163,8 @@ def _series(run: Path) -> tuple[Path, list[Path]]:
         return run, []
     seeds = json.loads((run / SEEDS).read_text("utf-8"))["seeds"]
     first, *others = (run / f"seed-{seed}" for seed in seeds)
+    if lost := [str(path) for path in (first, *others) if not (path / "run.json").exists()]:
+        raise ValueError(f"the series in {run} lacks {lost}; fit it again with the same --seeds")
     return first, others
 
 

@@ -100,7 +100,7 @@ def test_a_line_has_one_status_and_one_thing_to_do() -> None:
     assert line("weights").count("a flow") + line("weights").count("a richer family") == 1
     assert line("mean").startswith("■ red") and line("mean").rstrip().endswith("more steps")
     assert line("spread").startswith("? undecided") and "raise S, the draws" in line("spread")
-    assert line("model").startswith("? undecided") and "raise the rows" in line("model")
+    assert line("model").startswith("? undecided") and "needs more rows" in line("model")
     assert line("latents").startswith("· told")
     last = lines[-1]
     assert last == "Not checked: restarts (one run was given); simulation (--simulate 300)"

@@ -44,10 +44,10 @@ RAISE = {  # what decides a check that is undecided, by its name
     "Jeffreys": "raise the simulations",
     "iterates": "train on, for more iterates",
     "restarts": "raise the restarts",
-    "predictive ranks": "raise the rows",
-    "k̂ of rows": "raise the rows",
-    "approximation gap": "raise the rows",
-    "amortization gap": "raise the rows",
+    "predictive ranks": "needs more rows",
+    "k̂ of rows": "needs more rows",
+    "approximation gap": "needs more rows",
+    "amortization gap": "needs more rows",
 }
 DRAWS = "raise S, the draws"
 
@@ -157,7 +157,7 @@ def brief(why: str) -> str:
         ('--simulate', 'k̂ is 1.28')
     """
     option = re.search(r"--[a-z][a-z-]*( [A-Z]+| [0-9]+)?", why)
-    return option.group() if option else re.split(r"[;:,(] ?", why)[0].strip()
+    return option.group() if option else re.split(r"[;:,] (?![^(\[]*[)\]])", why)[0].strip()
 
 
 def _unchecked(report: Report) -> Iterator[str]:

@@ -119,7 +119,7 @@ def tail_figure(report: Report) -> Figure | None:
     draws, rows = report.results.get("draws"), report.results.get("psis")
     if draws is not None and rows is not None:
         row = int(array(rows.k).argmax())
-        if tail := _tail(draws.log_weight[:, row]):
+        if not bool(rows.constant[row]) and (tail := _tail(draws.log_weight[:, row])):
             found.append((f"judged row {row}, the worst of {draws.num_rows}", tail))
     shared = report.results.get("global_weights")
     if shared is not None and (tail := _tail(shared.log_weight)):

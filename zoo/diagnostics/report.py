@@ -211,7 +211,7 @@ POINT = tested(
     (1.0, 1.0),
     0.0,
     "q is a point mass: it has no width, no weights and no bound",
-    "take another family: zoo fit --freeze model --family mean_field",
+    "take another family: zoo fit MODEL --model-from RUN --freeze model --family mean_field",
     band=Band(0.5, 0.5),
 )
 

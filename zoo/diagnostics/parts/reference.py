@@ -78,6 +78,8 @@ def _moment(names: tuple[str, ...], name: str, values: Tensor, errors: Tensor) -
     """The worst unit, with Bonferroni over all of them."""
     band = BANDS["shift" if name == "bias" else "spread"]
     worst = worst_unit(values, errors, band.green)
+    if worst.p is None:
+        return unchecked(ROW, name, "q has no width to compare: it is a point mass")
     unit = "sd" if name == "bias" else "in logarithm"
     text = f"{name} of {names[worst.place]} {worst.value:.2f} ± {worst.se:.2f} {unit}"
     return Check(

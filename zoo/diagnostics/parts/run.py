@@ -35,7 +35,11 @@ def _iterates(case: Case, run: Any) -> list[Check]:
         return [unchecked(ROW, "iterates", "nothing was trained", "optimisation")]
     found = case.results["optimisation"] = optimisation(run.iterates, run.metrics)
     amortized = getattr(case.guide, "amortized", False)
-    checks = [_rhat(found, amortized)] if found.names else []
+    if run.iterates is None:
+        why = "the run kept no iterates: it is of an older version, or its state is damaged"
+        checks = [unchecked(ROW, "iterates", why, "optimisation")]
+    else:
+        checks = [_rhat(found, amortized)] if found.names else []
     if found.trend is not None:
         checks.append(told(ROW, "loss", f"loss {found.trend}", "optimisation"))
     return checks
