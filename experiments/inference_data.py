@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from experiments.trained import Trained, load_trained
@@ -28,8 +29,7 @@ def to_arviz(run: str, device: str = "auto", **options: Any) -> Any:
     Raises:
         ValueError: no run there; data that have changed.
     """
-    from zoo.diagnostics import arviz  # which imports arviz
-
+    arviz = import_module("zoo.diagnostics.arviz")
     trained = load_trained(run, device)
     return arviz.to_arviz(trained.model, trained.guide, trained.split.train, **options)
 
@@ -50,8 +50,7 @@ def of_card(
         found: numbers of the card, name -> one number.
         seed: of rows and draws.
     """
-    from zoo.diagnostics import arviz
-
+    arviz = import_module("zoo.diagnostics.arviz")
     rows = min(ROWS, len(data))
     width = sum(data.event_shape(name).numel() for name in data.names)
     draws = max(100, min(DRAWS, NUMBERS // (rows * width)))

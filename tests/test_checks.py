@@ -174,8 +174,11 @@ def test_the_share_of_high_k() -> None:
     assert seen(0.9).status == "red" and seen(0.9).low > 0.5
 
 
-def test_annealing_below_the_elbo_is_no_evidence() -> None:
+def test_annealing_below_the_elbo_is_no_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
     case = case_of(60, 60)
+    low = Estimate(torch.full((50,), -5.0, dtype=torch.float64), torch.full((50,), 0.1))
+    stub = SimpleNamespace(forward=low)
+    monkeypatch.setattr("zoo.diagnostics.parts.search.annealed", lambda *args, **kwargs: stub)
     elbo = Estimate(torch.zeros(60, dtype=torch.float64), torch.full((60,), 0.01))
     case.results["bounds"] = SimpleNamespace(elbo=elbo)
     case.results["sandwich"] = SimpleNamespace(width=SimpleNamespace(mean=30.0))
