@@ -28,9 +28,9 @@ def truth() -> list[str]:
         f"{found['repetitions']} repetitions, each with a model, {found['rows']} rows, "
         f"{found['draws']} draws a row and {found['simulations']} simulations of its own. The "
         f"verdict is over {found_tests(found)} tests (Holm); the other columns are of each test "
-        f"alone. Exact are {', '.join(found['exact'])}: the verdict's false alarms are at most "
+        f"alone. Exact are {'; '.join(found['exact'])}: the verdict's false alarms are at most "
         f"{100 * max(exact):.1f} %, those of a single test {100 * worst:.1f} % (a true 5 % shows "
-        f"up to {limit:.1f} % in so many). Missed among {', '.join(found['missed'])}: "
+        f"up to {limit:.1f} % in so many). Missed of {'; '.join(found['missed'])}: "
         f"{100 * missed:.0f} %.",
         "",
         f"| posterior | verdict | {' | '.join(SHOWN)} |",
