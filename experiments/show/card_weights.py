@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from zoo.diagnostics.report import Report
 
 FAR = 1.5  # heights of the ladder, beyond which a bound is named and not drawn to scale
+LEAST = 0.01  # nats, of the axis of bounds
 
 
 def khat_figure(report: Report) -> Figure | None:
@@ -189,6 +190,9 @@ def bounds_figure(report: Report) -> Figure | None:
     axes.set_xticks(levels, ["ELBO" if k == 1 else f"IWAE {k}" for k in found.levels], fontsize=8)
     axes.minorticks_off()
     axes.set_xlim(0.8, place * 1.25)
+    low, high = axes.get_ylim()
+    least = max(0.0, LEAST - (high - low)) / 2  # rounding is not to look like a gap
+    axes.set_ylim(low - least, high + least)
     axes.set_ylabel(f"nats per datapoint, mean of {count} rows, ± 2 se")
     axes.set_xlabel("draws k in each bound")
     axes.legend(frameon=False, loc="best", fontsize=8)
