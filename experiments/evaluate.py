@@ -7,9 +7,6 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import torch
-
 from experiments.judge.classified import classified, clusters
 from experiments.output import make, write_picture
 from experiments.show.evaluation import evaluation_figure, evaluation_tables
@@ -19,12 +16,12 @@ from experiments.trained import Trained, load_trained
 from guides.guide import Guide
 from guides.labels import classifier_of
 from zoo import store
+from zoo._arrays import some_rows
 from zoo.data import Dataset
 from zoo.evaluation import exact_evidence
 from zoo.importance import Ladder, importance_ladder
-from zoo.latent_use import active_units, latent_kl, mutual_information
-
-MOST_PAIRED, MOST_PAIRED_BY_INVERSION = 2000, 200  # rows of the mutual information: N² densities
+from zoo.latent_use import active_units, latent_kl
+from zoo.surgery import mutual_information, paired_rows
 
 
 def evaluate(
@@ -160,9 +157,8 @@ def _rows(
         data, rows = trained.split.train, "train"
         notes.append("the run has no test rows: these are the rows that it was trained on")
     if num_rows is not None and num_rows < len(data):
-        order = np.random.RandomState(seed % 2**32).permutation(len(data))[:num_rows]
         notes.append(f"{num_rows} of {len(data)} {rows} rows, chosen at random (seed {seed})")
-        data = data.subset(torch.from_numpy(np.sort(order)))
+        data = data.subset(some_rows(len(data), num_rows, seed))
     return data, rows, notes
 
 
@@ -193,8 +189,7 @@ def _latents(
     if len(data) > 1:
         found["active_units"] = active_units(trained.model, guide, data, seed=seed).as_dict()
     found["kl"] = latent_kl(trained.model, guide, data, seed=seed).as_dict()
-    cheap = getattr(guide.family, "scores_cheaply", True)
-    most = MOST_PAIRED if cheap else MOST_PAIRED_BY_INVERSION
+    most = paired_rows(guide)
     try:
         information = mutual_information(trained.model, guide, data, num_rows=most, seed=seed)
     except ValueError as error:

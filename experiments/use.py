@@ -15,6 +15,7 @@ from torch import Tensor
 from experiments.output import make, write_arrays, write_picture
 from experiments.trained import Trained
 from guides.guide import Guide
+from zoo._arrays import some_rows
 from zoo.data import Dataset
 
 Side = Literal["test", "train"]
@@ -75,8 +76,7 @@ def chosen(
     data, index = data.fixed(), torch.arange(len(data))
     guide = trained.guide
     if num_rows is not None and num_rows < len(data):
-        order = np.random.RandomState(seed % 2**32).permutation(len(data))[:num_rows]
-        index = torch.from_numpy(np.sort(order))
+        index = some_rows(len(data), num_rows, seed)
         data = data.only(index) if rows == "train" else data.subset(index)
     if infer and rows == "test":
         guide = fitted(trained, guide, data, infer_steps)

@@ -149,3 +149,9 @@ def moved(
         key: tensor.to(only_device(device), dtype if tensor.is_floating_point() else None)
         for key, tensor in tensors.items()
     }
+
+
+def some_rows(count: int, num_rows: int, seed: int) -> Tensor:
+    """(M,): `num_rows` of N rows, in their order, by `RandomState(seed % 2**32).permutation`."""
+    order = np.random.RandomState(seed % 2**32).permutation(count)[:num_rows]
+    return torch.from_numpy(np.sort(order))

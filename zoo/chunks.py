@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,16 +124,16 @@ def pieces(
     while left:
         weights = log_weights(model, held, batch, min(left, cut.particles), cut.outer)
         if held is guide and cut.has_globals and left > cut.particles:
-            held = _holding(guide, weights)
+            held = holding(guide, {n: site["value"] for n, site in weights.globals.items()})
         left -= min(left, cut.particles)
         yield weights
 
 
-def _holding(guide: Callable[[Batch], Any], weights: LogWeights) -> Callable[[Batch], Any]:
-    """The guide with its global latents held at the values that it has drawn."""
+def holding(guide: Callable[[Batch], Any], values: Mapping[str, Tensor]) -> Callable[[Batch], Any]:
+    """The guide with the sites of these names held at their values."""
 
     def held(batch: Batch) -> Any:
-        with at_home(guide), Replay(weights.globals):
+        with at_home(guide), Replay({name: {"value": value} for name, value in values.items()}):
             return guide(batch)
 
     return held

@@ -18,6 +18,8 @@ from zoo.local_params import at_home
 from zoo.model import Model, as_model
 from zoo.weights import log_weights
 
+MOST_PAIRED, MOST_PAIRED_BY_INVERSION = 2000, 200  # rows: N² densities
+
 
 @dataclass(frozen=True)
 class MutualInformation:
@@ -116,6 +118,12 @@ def mutual_information(
         kl=_mean(log_ratio),
         num_rows=count,
     )
+
+
+def paired_rows(guide: Any) -> int:
+    """Rows that N² densities are of: 2000, or 200 where each takes the inversion of a flow."""
+    cheap = getattr(getattr(guide, "family", None), "scores_cheaply", True)
+    return MOST_PAIRED if cheap else MOST_PAIRED_BY_INVERSION
 
 
 def needs_density(guide: Any) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from experiments.spec import Spec
 from guides.guide import Guide
+from zoo._arrays import some_rows
 from zoo.data import Dataset
 from zoo.evaluation import Evaluation, evaluate
 from zoo.model import Model
@@ -74,5 +74,4 @@ def judged_rows(split: Split, count: int, apart: bool = False) -> Split:
 
 def choice(data: Dataset, count: int) -> torch.Tensor:
     """(M,): ``count`` of the rows, in their order, by ``RandomState(2).permutation``."""
-    order = np.random.RandomState(2).permutation(len(data))
-    return torch.from_numpy(np.sort(order[:count]))
+    return some_rows(len(data), count, seed=2)

@@ -9,11 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.chunks import Plan, pieces, plan
+from zoo.chunks import Plan, holding, pieces, plan
 from zoo.context import seeded, stream, validation
 from zoo.data import Batch, Dataset, as_dataset
-from zoo.handlers import Replay
-from zoo.local_params import at_home
 from zoo.model import Model, as_model
 from zoo.progress import counting
 from zoo.sites import Latents, Sites
@@ -155,16 +153,6 @@ def weighted_draws(
 def room(model: Model) -> int:
     """How many numbers a tensor may have where nobody says so."""
     return 2**21 if model.device.type == "cpu" else 2**26
-
-
-def holding(guide: Callable[[Batch], Any], values: Mapping[str, Tensor]) -> Callable[[Batch], Any]:
-    """The guide with the sites of these names held at their values."""
-
-    def held(batch: Batch) -> Any:
-        with at_home(guide), Replay({name: {"value": value} for name, value in values.items()}):
-            return guide(batch)
-
-    return held
 
 
 def local_sites(model: Model, batch: Batch) -> tuple[Sites | None, str]:

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.chunks import plan
+from zoo.chunks import holding, plan
 from zoo.context import seeded, stream, validation
 from zoo.data import Batch, Dataset, as_dataset
-from zoo.diagnostics.draws import MOST_VALUES, WeightedDraws, holding, room, unit_names
+from zoo.diagnostics.draws import MOST_VALUES, WeightedDraws, room, unit_names
 from zoo.model import Model, as_model
 from zoo.particles import vectorizes
 from zoo.progress import counting

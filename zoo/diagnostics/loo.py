@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.chunks import holding
 from zoo.context import seeded, stream, validation
 from zoo.data import Batch, as_dataset
-from zoo.diagnostics.draws import holding, room
+from zoo.diagnostics.draws import room
 from zoo.diagnostics.psis import psis
 from zoo.diagnostics.replicates import Pair, split_draws
 from zoo.estimate import Estimate

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.chunks import holding
 from zoo.data import Batch, Dataset
-from zoo.diagnostics.draws import holding
 from zoo.diagnostics.replicates import Pair, draw_globals, draw_joint, shaped, split_draws
 from zoo.handlers import Enumerate, Particles, Record, Replay, in_plate, log_prob
 from zoo.local_params import at_home

@@ -8,18 +8,17 @@ from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from scipy.stats import t as student
 from torch import Tensor
 
+from zoo._arrays import some_rows
 from zoo.data import Dataset, as_dataset
 from zoo.diagnostics.card import Z95, Check, unchecked
 from zoo.estimate import Estimate
 from zoo.model import Model, as_model
 from zoo.sites import Latents, given_labels
 
-SPLITTER = 2**32  # seeds of NumPy
 LEAST = 10  # rows that stand for others
 MOST = 2**26  # log weights that are kept
 
@@ -89,8 +88,7 @@ class Case:
                 "draws (num_draws)"
             )
         if count is not None and count < len(data):
-            order = np.random.RandomState(settings.seed % SPLITTER).permutation(len(data))[:count]
-            few = data.only(torch.from_numpy(np.sort(order)))
+            few = data.only(some_rows(len(data), count, settings.seed))
         return cls(model, guide, data, few, latents, settings)
 
     @property

@@ -15,10 +15,9 @@ from zoo.diagnostics.collapse import (
 )
 from zoo.diagnostics.parts.case import Case
 from zoo.latent_use import active_units, latent_kl
-from zoo.surgery import mutual_information
+from zoo.surgery import mutual_information, paired_rows
 
 ROW = "latents"
-MOST_PAIRED, MOST_PAIRED_BY_INVERSION = 2000, 200  # rows: N² densities
 
 
 def of_latents(case: Case) -> list[Check]:
@@ -40,8 +39,7 @@ def of_latents(case: Case) -> list[Check]:
 
 
 def _information(case: Case) -> list[Check]:
-    cheap = getattr(getattr(case.guide, "family", None), "scores_cheaply", True)
-    rows = MOST_PAIRED if cheap else MOST_PAIRED_BY_INVERSION
+    rows = paired_rows(case.guide)
     seed = case.settings.seed
     found = mutual_information(case.model, case.guide, case.few, num_rows=rows, seed=seed)
     case.results["mutual_information"] = found
