@@ -23,7 +23,7 @@ from zoo import Dataset, Model, files, fit, load, store
 from zoo.models.ppca import PPCA
 from zoo.store import RunError
 
-FIT = {"progress": False, "device": "cpu", "log_every": 10}
+FIT = {"progress": False, "device": "cpu", "log_every": 10, "run": "eager"}
 FILES = {"run.json", "weights.safetensors", "state.safetensors", "metrics.jsonl"}
 
 
@@ -121,7 +121,7 @@ data = rows()
 resume = sys.argv[2] == "resume"
 print("ready", flush=True)
 fit(*pair(data), data, steps=int(sys.argv[3]), batch_size=8, out=sys.argv[1], resume=resume,
-    progress=False, device="cpu", log_every=10, checkpoint_every=0.0)
+    progress=False, device="cpu", run="eager", log_every=10, checkpoint_every=0.0)
 """
 
 

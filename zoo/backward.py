@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -62,24 +62,34 @@ class Backward:
 
     def __call__(self, model: Any, guide: Any, index: Tensor, step: int) -> Tensor:
         """The loss of the rows ``index``, (); stops at a part whose loss is not finite (CPU)."""
-        options = self.options(step)
         total = torch.zeros((), device=self.data.device)
-        for batch, weight in self.parts(index):
-            self.batch, self.drawn_from = batch, torch.get_rng_state()
-            with half_layers(self.data.device) if self.half else nullcontext():
-                loss = self.loss_of(model, guide, batch, **options)
+        for loss, weight in self.losses(model, guide, index, self.options(step)):
             if self.accumulate > 1 and not loss.requires_grad and not self.data.partial:
                 raise ValueError(
                     "accumulate needs a loss that can be differentiated, and this objective "
                     "has none (or no free parameter); leave accumulate out"
                 )
-            loss = loss if weight == 1 else loss * weight
             if loss.requires_grad:
                 loss.backward()
             total = loss.detach() if weight == 1 else total + loss.detach()
             if self.data.device.type == "cpu" and not torch.isfinite(total):
                 break
         return total
+
+    def losses(
+        self, model: Any, guide: Any, index: Tensor, options: Mapping[str, Tensor]
+    ) -> Iterator[tuple[Tensor, float]]:
+        """The loss of each part of a step times its weight, and the weight."""
+        for batch, weight in self.parts(index):
+            self.batch, self.drawn_from = batch, torch.get_rng_state()
+            with half_layers(self.data.device) if self.half else nullcontext():
+                loss = self.loss_of(model, guide, batch, **options)
+            yield (loss if weight == 1 else loss * weight), weight
+
+    def loss(self, model: Any, guide: Any, index: Tensor, step: int) -> Tensor:
+        """The loss of the rows ``index``, (), without its gradient."""
+        found = self.losses(model, guide, index, self.options(step))
+        return torch.stack([loss.detach() for loss, _ in found]).sum()
 
     def parts(self, index: Tensor) -> Iterable[tuple[Batch, float]]:
         """The batches of a step, with their weights in its loss."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from zoo import store
+from zoo.engine import Engine
 from zoo.files import FORMAT, RunError, read_tensors, write_tensors
 from zoo.optim import BETAS, EPS
 from zoo.store import STATE, WEIGHTS
@@ -64,6 +65,7 @@ def save(path: Path, loop: Loop) -> None:
         "objective": result.objective,
         "optimizers": numbers,
         "iterates": names,
+        "run": result.run,
         "stopping": [stopping.since, stopping.best, stopping.best_step] if stopping else None,
     }
     write_tensors(path / STATE, tensors, meta)
@@ -102,6 +104,8 @@ def load(path: Path, loop: Loop) -> None:
             loop.average.restore(_part(tensors, "average."))
     except (RuntimeError, KeyError, IndexError) as error:
         raise RunError(f"the checkpoint in {path} does not fit this pair: {error}") from None
+    if way := (meta.get("run") or {}).get("way"):
+        loop.engine = Engine(loop, way, "as before")
     loop.recorder.restore(tensors, meta.get("iterates"))
     loop.best = _part(tensors, "best.")
     loop.window, loop.filled = tensors["window"].to(loop.device), meta["filled"]

@@ -79,6 +79,7 @@ class Dataset(Visits):
         if self.labels is not None:
             self.labels = self.labels.to(self.device)
 
+    resident = True  # all rows are tensors on the device
     _held = staticmethod(as_tensor)  # how an array is kept
 
     @property

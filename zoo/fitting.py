@@ -8,14 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
-from zoo.context import frozen, seeded, validation
+from zoo.context import frozen, seeded
 from zoo.data import Dataset, as_dataset
+from zoo.engine import RunName
 from zoo.kl_weight import why_no_bound
 from zoo.loop import FitResult, Loop, NonFiniteLossError, Settings
-from zoo.model import Model, as_model, observe
+from zoo.model import Model, as_model
+from zoo.monitor import check_rows
 from zoo.optim import BETAS, EPS, OptimizerName, ScheduleName, learning_rate
 from zoo.registry import resolve
 from zoo.settings import pick_device
@@ -48,6 +49,7 @@ def fit(
     precision: Literal["float32", "bf16"] = "float32",
     seed: int = 0,
     device: str = "auto",
+    run: RunName = "auto",
     freeze: Literal["model", "guide"] | None = None,
     held_out: Any = None,
     eval_every: int = 500,
@@ -101,6 +103,11 @@ def fit(
             fast on CUDA; weights, draws and densities stay as they are.
         seed: of the draws and of the order of the rows.
         device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda``.
+        run: how the steps are run, with the same mathematics and the same draws: ``eager``, one
+            after the other through Pyro; ``compiled``, captured once and compiled by inductor,
+            many steps in one call; ``graph``, captured and replayed as a CUDA graph; ``auto``
+            chooses before the first step: captured from 10 000 steps on a CPU and 2000 on a GPU.
+            A step that cannot be captured runs eager and says why; a resumed fit goes on as it was.
         freeze: ``model`` or ``guide``: that side takes no step.
         held_out: rows whose bound decides when to stop; the best weights are kept.
         eval_every: steps between looks at them.
@@ -173,6 +180,7 @@ def fit(
         half=precision == "bf16",
         adam={"eps": eps, "betas": list(betas), "weight_decay": weight_decay},
         labelled_rows=labelled_rows,
+        run=run,
         recipe={
             "optimizer": optimizer,
             "lr": lr,
@@ -240,11 +248,3 @@ def bind_objective(
 
         objective = stock(objective)
     return getattr(objective, "__name__", type(objective).__name__), partial(objective, **given)
-
-
-@torch.no_grad()
-def check_rows(model: Model, data: Dataset, chunk: int = 8192) -> None:
-    """One pass over all rows with every check on, before the loop turns them off."""
-    with seeded(0, model.device), validation(True):
-        for batch in data.batches(chunk):
-            observe(model)(batch)

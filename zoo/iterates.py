@@ -78,16 +78,19 @@ class Recorder:
         self.names, self.every, self.steps = tuple(names), 1, list[int]()
         self.rows: Tensor | None = None  # (1024, M)
         if self.places:
-            self.rows = self._now().new_empty(SNAPSHOTS, len(names))
+            self.rows = torch.empty(SNAPSHOTS, len(names)).to(self.places[0][0])
 
-    def _now(self) -> Tensor:
+    def now(self) -> Tensor | None:
+        """(M,): the entries as they are; None where nothing is trained."""
+        if not self.places:
+            return None
         return torch.cat([p.detach().take(index) for p, index in self.places])
 
-    def take(self, step: int) -> None:
-        """After a step, counted from 1."""
+    def take(self, step: int, now: Tensor | None = None) -> None:
+        """After a step, counted from 1; ``now`` are the entries after it."""
         if self.rows is None or step % self.every:
             return
-        self.rows[len(self.steps)] = self._now()
+        self.rows[len(self.steps)] = self.now() if now is None else now
         self.steps.append(step)
         if len(self.steps) == SNAPSHOTS:
             self.every *= 2

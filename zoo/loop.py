@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from zoo import checkpoint, store
 from zoo.averaging import Average
 from zoo.backward import Backward
-from zoo.context import validation
 from zoo.data import Batch, Dataset
+from zoo.engine import Ahead, Engine, choose
 from zoo.iterates import Recorder
 from zoo.kl_weight import NOT_A_BOUND
 from zoo.monitor import EarlyStopping, blame, held_out_bound
@@ -49,6 +49,7 @@ class Loop:
         self.average = None if settings.ema is None else Average(self.modules, settings.ema)
         self.stopping = EarlyStopping(settings.patience) if held_out is not None else None
         self.recorder = Recorder(self.modules, settings.seed)
+        self.engine = Engine(self, *choose(settings.run, self.device, settings.steps))
         self.best: dict[str, Tensor] = {}
         self.window = torch.zeros(settings.log_every, device=self.device)  # losses not yet read
         self.filled, self.resumed = 0, False
@@ -63,16 +64,17 @@ class Loop:
             if settings.out:
                 checkpoint.save(settings.out, self)
             return
+        if self.engine.way != "eager":
+            self.say(f"run: {self.engine.way} ({self.engine.why})")
         clock = time.perf_counter() - result.seconds
         saved = time.perf_counter()
         bar = progress_bar(settings.progress, settings.steps, result)
         with Interrupt() as interrupt, bar:
-            for index in self.indices():
-                if result.steps >= settings.steps or result.stopped_early or interrupt.asked:
+            ahead = Ahead(self.indices())
+            while result.steps < settings.steps:
+                if result.stopped_early or interrupt.asked:
                     break
-                with validation(result.steps == 0):
-                    self.step(index)
-                self.recorder.take(result.steps)
+                self.engine.advance(ahead.take(min(self.until_look(), self.engine.room)))
                 result.seconds = time.perf_counter() - clock
                 if self.filled == settings.log_every:
                     self.flush()
@@ -90,6 +92,19 @@ class Loop:
             if self.best or self.average:
                 self.load_weights(self.best or self.shown())
             bar.update(result)
+
+    def until_look(self) -> int:
+        """The steps before something must be read, saved or looked at."""
+        settings, done = self.settings, self.result.steps
+        left = min(settings.steps - done, settings.log_every - self.filled)
+        return (
+            min(left, settings.eval_every - done % settings.eval_every) if self.stopping else left
+        )
+
+    def say(self, line: str) -> None:
+        """A line for the user, where there is one to read it."""
+        if self.settings.progress is not False:
+            print(line)
 
     def indices(self) -> Iterator[Tensor]:
         """The rows of every step from the present one on."""

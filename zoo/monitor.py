@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from zoo.context import seeded, stream, validation
 from zoo.data import Batch, Dataset
 from zoo.handlers import is_site
-from zoo.model import Model
+from zoo.model import Model, observe
 from zoo.objectives.bounds import log_likelihood, mean
 from zoo.weights import log_weights
 
@@ -83,6 +83,14 @@ def held_out_bound(model: Model, guide: Any, data: Dataset, particles: int, seed
                 for batch in data.batches(4096)
             ]
         )
+
+
+@torch.no_grad()
+def check_rows(model: Model, data: Dataset, chunk: int = 8192) -> None:
+    """One pass over all rows with every check on, before the loop turns them off."""
+    with seeded(0, model.device), validation(True):
+        for batch in data.batches(chunk):
+            observe(model)(batch)
 
 
 def blame(model: Model, guide: Any, loss_of: Callable[..., Tensor], batch: Batch) -> str:

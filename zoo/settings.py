@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from zoo.engine import RunName
 from zoo.iterates import Iterates
 from zoo.model import Model
 
@@ -32,6 +33,7 @@ class FitResult:
             row before), lr, seconds; held_out at each look. Where the loss is no bound,
             ``loss_is`` says so.
         no_bound: what makes the loss no bound on log p(x) in every step; empty where it is one.
+        run: ``way``, how the steps were run at the end, and ``why``.
         iterates: some parameters at up to 1024 of the steps; None where nothing is trained.
     """
 
@@ -46,6 +48,7 @@ class FitResult:
     metrics: list[dict[str, Any]] = field(default_factory=list)
     no_bound: str = ""
     iterates: Iterates | None = None
+    run: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class Settings:
     accumulate: int = 1
     half: bool = False
     adam: dict[str, Any] = field(default_factory=dict)  # eps, betas and weight_decay
+    run: RunName = "auto"
     labelled_rows: int | None = None  # of each step, where only some rows have labels
 
     def __post_init__(self) -> None:

@@ -31,6 +31,8 @@ class StreamedDataset(Dataset):
     of different shape, NaN (missing entries need a `Dataset`) or Inf.
     """
 
+    resident = False
+
     def __init__(
         self,
         source: Any,
