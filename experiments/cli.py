@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ import textwrap
 from collections.abc import Sequence
 
 import zoo
-from zoo import registry
+from zoo import launch, registry
 
 OVERVIEW = """usage: zoo COMMAND [options]
 
@@ -35,6 +36,7 @@ commands:
   zoo encode RUN        features of rows, E[z | x], to a file
   zoo classify RUN      a classifier on the features and few labels: its error, beside that on x
   zoo reproduce NAME    a figure of the lectures or of a paper, made again
+  zoo bench             milliseconds a training step, beside Pyro, PyTorch and NumPyro
 
 options:
   --help, -h            this; `zoo COMMAND --help` says more, and `zoo fit ppca --help` shows
@@ -69,14 +71,14 @@ examples:
 
 COMMANDS = ("list", "fit", "compare", "select", "evaluate", "sample", "reconstruct")
 COMMANDS += ("interpolate", "manifold", "analogies", "styles", "impute", "encode", "classify")
-COMMANDS += ("reproduce", "diagnose")
+COMMANDS += ("reproduce", "diagnose", "bench")
 
 EXAMPLES = {
     "compare": """examples:
   zoo compare ppca --data digits --family exact,mean_field,full_rank \\
       --inference per_datapoint,amortized --out runs/compared
   zoo compare ppca --data wine --on joint --family mean_field,full_rank --objective elbo,iwae \\
-      --seeds 3 --out runs/joint""",
+      --seeds 3 --jobs auto --out runs/joint""",
     "select": """examples:
   zoo select ppca --data wine --sweep model.latent_dim=1,2,5,10 --out runs/dimension
   zoo select gmm --data iris --sweep model.num_components=1,2,3,4,5 --objective em""",
@@ -120,11 +122,16 @@ EXAMPLES = {
   zoo list recipes
   zoo reproduce energies --out runs/energies
   zoo reproduce component-collapse --scale smoke""",
+    "bench": """examples:
+  zoo bench --json steps.json
+  zoo bench --cases ppca,planar --contenders ours_compiled,numpyro_scan --memory false""",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit code: 0, 2 for an error of use, 130 for Ctrl-C.
+    """Runs one command; returns the exit code.
+
+    0; 1 where some of several runs failed; 2 for an error of use; 130 for Ctrl-C.
 
     Example:
         >>> main(["list", "inference"])
@@ -133,6 +140,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         0
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if launch.rank() == 0:
+        return _run(arguments)
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        return _run(arguments)  # the first process of torchrun speaks for all
+
+
+def _run(arguments: list[str]) -> int:
     try:
         return _dispatch(arguments)
     except KeyboardInterrupt:
@@ -151,7 +165,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
         if os.environ.get("ZOO_DEBUG") or not _is_of_use(error):
             raise
-        print(f"zoo: {' '.join(str(error).split())}", file=sys.stderr)
+        if launch.rank() == 0:
+            print(f"zoo: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
 
 
@@ -165,6 +180,8 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     if name not in COMMANDS:
         raise registry.unknown("command", name, COMMANDS)
+    if name != "fit" and launch.world_size() > 1:
+        raise ValueError(f"torchrun is for zoo fit alone; run zoo {name} in one process")
     if name == "list":
         return list_words(rest)
     from experiments.shell import commands as _commands

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
@@ -10,12 +9,13 @@ from typing import Any, Literal
 from rich.console import Console
 
 from experiments import output as _output
+from experiments.jobs import Jobs
 from experiments.judge.cards import cards_of
 from experiments.judge.comparison import Comparison
 from experiments.judge.grid import Cell, grid, specs_of
 from experiments.judge.modes import check_source, free, mode_of, source_of
-from experiments.judge.refit import refit
-from experiments.runs import Outcome, Spec, build_guide, build_model, run, split_of
+from experiments.outcomes import Fixed, outcomes_of, what_failed
+from experiments.runs import Outcome, Spec, build_guide, build_model, split_of
 from experiments.show.card_files import strict
 from experiments.show.cards import cards_tables
 from experiments.show.figures import comparison_figure
@@ -39,6 +39,7 @@ def compare(
     *,
     on: Literal["fixed", "joint"] | None = None,
     seeds: int = 1,
+    jobs: int | str = 1,
     out: str | None = None,
     overwrite: bool = False,
     model_from: str | None = None,
@@ -93,6 +94,11 @@ def compare(
             score, gumbel); by default the model's own word.
         on: fixed or joint; by default fixed where exact or --model-from supplies the model.
         seeds: how many seeds; the table then has means and spreads.
+        jobs: so many runs at a time, each in a process of its own with its share of the cores and
+            a CUDA device; auto is one a device, or one a core where there is none; slurm:8 sends
+            them to Slurm, 8 at a time (extra ``cluster``; sbatch reads SBATCH_PARTITION,
+            SBATCH_TIMELIMIT, SBATCH_GPUS and the like). One that fails costs its row alone. In a
+            folder ``out`` runs are kept, and the same command again makes those that are missing.
         out: a folder for compare.json, compare.csv and compare.png.
         overwrite: whether an earlier comparison in that folder may be replaced.
         model_from: the folder of a run whose model, as trained, is the one compared on.
@@ -127,7 +133,7 @@ def compare(
         ValueError: words or options that are not there; a fixed model without anything to fit it
             with; a run in ``model_from`` on other data; a folder in use.
     """
-    console = console or terminal()
+    console, how = console or terminal(), Jobs.read(jobs)
     place = None if out is None else _output.claim(out, "compare", overwrite)
     if seeds < 1:
         raise ValueError(f"seeds counts from 1, got {seeds}")
@@ -174,35 +180,43 @@ def compare(
             f"{text}nothing to act on, so there is one row an objective.", highlight=False
         )
 
-    def say(what: str, seconds: float) -> None:
-        console.print(f"  {what:<44} {seconds:6.1f} s", highlight=False)
+    def say(what: str, seconds: float | str) -> None:
+        took = seconds if isinstance(seconds, str) else f"{seconds:6.1f} s"
+        console.print(f"  {what:<44} {took}", highlight=False, markup=False)
 
-    source = None
+    runs_at = None if place is None else _output.runs_of(place, "compare")
+    if place is not None:
+        _output.clear(place, "compare", not how.here)
+    source = still = None
     if mode == "fixed":
         source = source_of(model_from, start, knowing)
         start.to(pick_device(device))
-        if model_from is None and knowing and free(start):
-            own = fitting | ({"steps": model_steps, "epochs": None} if model_steps else {})
+        own = fitting | ({"steps": model_steps, "epochs": None} if model_steps else {})
+        still = Fixed(base, start, shared, own)
+        fits = model_from is None and knowing and free(start)
+        if fits and still.load(runs_at):
+            say("the model, by its exact guide", "there already")
+        elif fits:
             guide = build_guide(replace(base, family="exact"), start, split)
             fitted = fit(start, guide, split.train, seed=seed, device=device, **own)
             say("the model, by its exact guide", fitted.seconds)
-    outcomes: dict[Cell, list[Outcome]] = {}
+            if fitted.interrupted and not how.here:
+                raise KeyboardInterrupt
+    runs: dict[str, tuple[Cell, Spec]] = {}
     for cell in cells:
         once = mode == "fixed" and cell.exact
         for shift in range(1 if once else seeds):
-            clock = time.perf_counter()
-            spec = replace(specs[cell], seed=seed + shift)
-            if mode == "fixed":
-                outcome = refit(replace(spec, freeze="model"), start, split, shared)
-            else:
-                outcome = run(spec, split=split)
-            outcomes.setdefault(cell, []).append(outcome)
-            number = f", seed {spec.seed}" if seeds > 1 and not once else ""
-            say(cell.label + number, time.perf_counter() - clock)
+            number = f", seed {seed + shift}" if seeds > 1 and not once else ""
+            runs[cell.label + number] = cell, replace(specs[cell], seed=seed + shift)
+    asked = {name: spec for name, (_, spec) in runs.items()}
+    found, failed = outcomes_of(asked, split, say, how, runs_at, overwrite, still)
+    outcomes: dict[Cell, list[Outcome]] = {}
+    for name, outcome in found.items():
+        outcomes.setdefault(runs[name][0], []).append(outcome)
     shown = next(iter(outcomes.values()))[0].judged.split
-    result = Comparison(model, mode, source, shown, outcomes)
+    result = Comparison(model, mode, source, shown, outcomes, failed)
     console.print(comparison_table(result, console.width))
-    for line in result.remarks():
+    for line in [*result.remarks(), *what_failed(failed, runs_at)]:
         console.print(line, highlight=False)
     content = result.as_dict()
     if diagnose or simulate:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 def claim(out: str | Path, name: str, overwrite: bool) -> Path:
     """The folder ``out``, if it is new, empty, or holds an earlier ``name``.json to be replaced.
 
+    A result that lacks runs which failed, or runs that an interrupted command has left, are gone on
+    with and need no ``overwrite``.
+
     Raises:
         ValueError: a file, a folder with something else in it, or with an earlier result and
             ``overwrite`` is not set.
@@ -28,17 +33,39 @@ def claim(out: str | Path, name: str, overwrite: bool) -> Path:
     if place.exists() and not place.is_dir():
         raise ValueError(f"{place} is a file; give a folder for the results")
     there = sorted(p.name for p in place.iterdir()) if place.exists() else []
-    if there and f"{name}.json" not in there:
+    if there and not {f"{name}.json", runs_of(place, name).name} & set(there):
         raise ValueError(
             f"{place} holds something else ({', '.join(there[:3])}); give a new folder, or an "
             f"empty one"
         )
-    if there and not overwrite:
+    if whole(place, name) and not overwrite:
         raise ValueError(
             f"{place} already holds a {name}; replace it with overwrite (--overwrite), or give "
             "another folder"
         )
     return place
+
+
+def runs_of(place: Path, name: str) -> Path:
+    """Where the runs behind a result are kept, when they are spread over processes."""
+    return place / f"{name}-runs"
+
+
+def whole(place: Path, name: str) -> bool:
+    """Whether there is a result in which no run failed."""
+    path = place / f"{name}.json"
+    return path.exists() and not store.read_json(path).get("failed")
+
+
+def clear(place: Path, name: str, spread: bool) -> None:
+    """Takes a whole result with its runs away, so that what replaces it can be gone on with.
+
+    Where runs are not spread and there are none, the result stays until it is replaced.
+    """
+    runs = runs_of(place, name)
+    if whole(place, name) and (spread or runs.exists()):
+        (place / f"{name}.json").unlink()
+        shutil.rmtree(runs, ignore_errors=True)
 
 
 def claim_run(place: Path) -> None:
@@ -59,6 +86,25 @@ def claim_run(place: Path) -> None:
             "empty one"
         )
     make(place)
+
+
+def go_on(place: Path) -> bool:
+    """Whether a run in a folder has a checkpoint to go on from; what is less is taken away."""
+    if (place / store.STATE).exists():
+        return True
+    for name in ("run.json", "metrics.jsonl"):
+        (place / name).unlink(missing_ok=True)
+    return False
+
+
+def slug(name: str) -> str:
+    """A name as that of a folder.
+
+    Example:
+        >>> slug("full_rank / amortized / renyi:0.5, seed 1")
+        'full_rank-amortized-renyi-0.5-seed-1'
+    """
+    return re.sub(r"[^\w.+]+", "-", name).strip("-.")
 
 
 def make(place: Path) -> None:

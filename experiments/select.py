@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,9 +11,11 @@ import yaml
 from rich.console import Console
 
 from experiments import output as _output
+from experiments.jobs import Jobs
 from experiments.judge.grid import options_for
 from experiments.judge.selection import Candidate, Selection
-from experiments.runs import Spec, build_model, run, split_of
+from experiments.outcomes import outcomes_of, what_failed
+from experiments.runs import Spec, build_model, split_of
 from experiments.show.figures import selection_figure
 from experiments.show.tables import selection_table, terminal
 from experiments.spec import check
@@ -35,6 +36,7 @@ def select(
     inference: str = "amortized",
     objective: str | None = None,
     seeds: int = 1,
+    jobs: int | str = 1,
     out: str | None = None,
     overwrite: bool = False,
     steps: int | None = None,
@@ -75,6 +77,8 @@ def select(
         objective: what is maximised; by default em where the model has a closed-form M-step, else
             elbo.
         seeds: how many restarts of every value.
+        jobs: so many runs at a time, each in a process of its own; a number, auto or slurm:8, as
+            for ``zoo compare``.
         out: a folder for select.json, select.csv and select.png.
         overwrite: whether an earlier selection in that folder may be replaced.
         steps: steps of every fit; 1500 (em: 200) unless --epochs is given.
@@ -101,7 +105,7 @@ def select(
     Reference: Akaike, "A New Look at the Statistical Model Identification", 1974; Schwarz,
     "Estimating the Dimension of a Model", 1978.
     """
-    console = console or terminal()
+    console, how = console or terminal(), Jobs.read(jobs)
     place = None if out is None else _output.claim(out, "select", overwrite)
     if seeds < 1:
         raise ValueError(f"seeds counts from 1, got {seeds}")
@@ -134,15 +138,30 @@ def select(
     specs = [with_setting(base, section, name, value) for value in values]
     start = build_model(specs[0], split)
     specs = [_by_default(spec, start, family, objective, steps) for spec in specs]
-    candidates = []
+    asked: dict[str, Spec] = {}
+    restarts: list[tuple[Any, list[str]]] = []
     for value, spec in zip(values, specs, strict=True):
-        clock = time.perf_counter()
-        runs = [run(replace(spec, seed=seed + shift), split=split) for shift in range(seeds)]
-        candidates.append(Candidate(value, runs))
-        what = f"{name} = {value}"
-        console.print(f"  {what:<30} {time.perf_counter() - clock:6.1f} s", highlight=False)
-    result = Selection(model, f"{section}.{name}", split, candidates)
+        named = {
+            f"{name} = {value}" + (f", seed {one}" if seeds > 1 else ""): replace(spec, seed=one)
+            for one in range(seed, seed + seeds)
+        }
+        asked |= named
+        restarts.append((value, list(named)))
+
+    def say(what: str, seconds: float | str) -> None:
+        took = seconds if isinstance(seconds, str) else f"{seconds:6.1f} s"
+        console.print(f"  {what:<30} {took}", highlight=False, markup=False)
+
+    runs_at = None if place is None else _output.runs_of(place, "select")
+    if place is not None:
+        _output.clear(place, "select", not how.here)
+    found, failed = outcomes_of(asked, split, say, how, runs_at, overwrite)
+    runs = [(value, [found[key] for key in own if key in found]) for value, own in restarts]
+    candidates = [Candidate(value, made) for value, made in runs if made]
+    result = Selection(model, f"{section}.{name}", split, candidates, failed)
     console.print(selection_table(result, console.width))
+    for line in what_failed(failed, runs_at):
+        console.print(line, highlight=False)
     if place is None:
         console.print("Nothing was written; --out DIR keeps table and picture.", highlight=False)
     else:

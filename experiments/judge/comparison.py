@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 from experiments.judge.grid import Cell
@@ -30,6 +31,7 @@ class Comparison:
         source: where the fixed model comes from; None in joint mode.
         split: the rows that were judged.
         outcomes: guide -> its runs, one a seed (one in all where seeds make no difference).
+        failed: run -> why there is none; a guide without any run is in no other place.
 
     Raises:
         ValueError: runs on data of different records.
@@ -40,6 +42,7 @@ class Comparison:
     source: str | None
     split: Split
     outcomes: Mapping[Cell, Sequence[Outcome]]
+    failed: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         same_data({c.label: o.split.record for c, runs in self.outcomes.items() for o in runs})
@@ -123,26 +126,25 @@ class Comparison:
     def differences(self) -> list[dict[str, Any]]:
         """Reference minus guide, seed by seed, of elbo and iwae on train and test rows."""
         result = []
-        base = self.outcomes[self.reference]
+        base = {outcome.spec.seed: outcome for outcome in self.outcomes[self.reference]}
+        once = self.mode == "fixed" and self.reference.exact  # one run for all seeds
         for cell in self.ranked:
             if cell == self.reference:
                 continue
-            for i, outcome in enumerate(self.outcomes[cell]):
-                other = base[min(i, len(base) - 1)]
-                for side in SIDES:
-                    for name in ("elbo", "iwae"):
-                        difference = self._difference(other, outcome, side, name)
-                        if difference is not None:
-                            result.append(
-                                {
-                                    "guide": cell.label,
-                                    "reference": self.reference.label,
-                                    "seed": outcome.spec.seed,
-                                    "rows": side,
-                                    "figure": name,
-                                    **difference.as_dict(),
-                                }
-                            )
+            for outcome in self.outcomes[cell]:
+                other = next(iter(base.values())) if once else base.get(outcome.spec.seed)
+                for side, name in product(SIDES, ("elbo", "iwae")):
+                    if other and (difference := self._difference(other, outcome, side, name)):
+                        result.append(
+                            {
+                                "guide": cell.label,
+                                "reference": self.reference.label,
+                                "seed": outcome.spec.seed,
+                                "rows": side,
+                                "figure": name,
+                                **difference.as_dict(),
+                            }
+                        )
         return result
 
     def _difference(self, a: Outcome, b: Outcome, side: str, name: str) -> Difference | None:
@@ -215,6 +217,7 @@ class Comparison:
                     }
                 )
         return {
+            **({"failed": dict(self.failed)} if self.failed else {}),
             "model": self.model,
             "on": self.mode,
             "model_source": self.source,
@@ -231,7 +234,8 @@ class Comparison:
         keep = ("guide", "model", "data", "family", "inference", "objective", "seed", "steps")
         keep += ("seconds", "num_parameters", "train", "test", "gap")
         runs = self.as_dict()["runs"]
-        return [flat({"on": self.mode, **{k: run[k] for k in keep}}) for run in runs]
+        rows = [flat({"on": self.mode, **{k: run[k] for k in keep}}) for run in runs]
+        return rows + [{"guide": name, "failed": why} for name, why in self.failed.items()]
 
 
 def evaluation(outcome: Outcome, side: str) -> Evaluation | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from experiments.judge.modes import free
 from experiments.judge.rows import judge, judged_rows, row_fit
@@ -14,10 +15,25 @@ from zoo.registry import resolve
 from zoo.sources import Split
 
 
-def refit(spec: Spec, model: Model, split: Split, shared: bool) -> Outcome:
-    """A guide for a frozen model: rows of a table on their own, all else by ``fit``.
+def refit(
+    spec: Spec,
+    model: Model,
+    split: Split,
+    shared: bool,
+    out: Path | None = None,
+    resume: bool = False,
+    progress: bool | None = None,
+) -> Outcome:
+    """A guide for a frozen model: rows of a table on their own, all else by ``run``.
 
     Where rows share latents, they are fitted together.
+
+    Args:
+        spec: what to run.
+        model: stays as it is.
+        split: the data.
+        shared: whether rows share latents.
+        out, resume, progress: as for ``run``, where it is that.
     """
     amortized = spec.family == "exact" or resolve("inference", spec.inference or "").amortized
     if not (amortized or shared):  # only the rows that are judged need theirs
@@ -27,7 +43,7 @@ def refit(spec: Spec, model: Model, split: Split, shared: bool) -> Outcome:
     trained = free(guide.family) or guide.classifier is not None
     table = not (amortized or shared or trained) and spec.objective in REDUCE
     if free(guide) and not table:
-        return run(spec, model=model, split=split)
+        return run(spec, out, model, split, resume, progress)
     spec = complete(spec)
     result = FitResult(model, guide, spec.objective)  # where there is nothing to fit
     notes = []

@@ -39,15 +39,19 @@ class Judged:
 def judge(spec: Spec, model: Model, guide: Guide, split: Split) -> Judged:
     """Figures of the training and test rows, of ``spec.eval_rows`` each."""
     options = {"num_particles": spec.eval_particles, "seed": EVALUATION_SEED}
-    # The bounds that are reported are those of x alone.
-    split = replace(split, train=split.train.without(*given_labels(model, split.train)))
-    chosen = judged_rows(split, 0 if guide.latents.global_.dim else spec.eval_rows)
+    chosen = rows_of(spec, model, guide, split)
     train = evaluate(model, guide, chosen.train, **options)
     if chosen.test is None:
         return Judged(chosen, train, None, guide, None)
     test_guide = guide.infer(chosen.test, **row_fit(spec))
     test = evaluate(model, test_guide, chosen.test, predictive=True, **options)
     return Judged(chosen, train, test, guide, test_guide)
+
+
+def rows_of(spec: Spec, model: Model, guide: Guide, split: Split) -> Split:
+    """The rows of a run that are judged, without labels: bounds are reported of x alone."""
+    split = replace(split, train=split.train.without(*given_labels(model, split.train)))
+    return judged_rows(split, 0 if guide.latents.global_.dim else spec.eval_rows)
 
 
 def row_fit(spec: Spec) -> dict[str, Any]:

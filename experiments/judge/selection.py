@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -67,12 +67,14 @@ class Selection:
         setting: what was swept, ``model.latent_dim``.
         split: the data.
         candidates: in the order of the sweep.
+        failed: run -> why there is none; a value without any run is no candidate.
     """
 
     model: str
     setting: str
     split: Split
     candidates: Sequence[Candidate]
+    failed: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         same_data({str(c.value): o.split.record for c in self.candidates for o in c.outcomes})
@@ -142,6 +144,7 @@ class Selection:
                 }
             )
         return {
+            **({"failed": dict(self.failed)} if self.failed else {}),
             "model": self.model,
             "setting": self.setting,
             "figure": self.figure,
@@ -154,10 +157,11 @@ class Selection:
     def as_rows(self) -> list[dict[str, Any]]:
         """What ``select.csv`` holds: a line a value."""
         drop = ("run", "config", "restarts")
-        return [
+        rows = [
             flat({k: v for k, v in row.items() if k not in drop})
             for row in self.as_dict()["candidates"]
         ]
+        return rows + [{"value": name, "failed": why} for name, why in self.failed.items()]
 
 
 def estimate(figures: Evaluation) -> Estimate:

@@ -27,6 +27,7 @@ from experiments.show.identified import identified_tables, record_identified
 from experiments.spec import estimator_of, inference_of
 from zoo import store
 from zoo.checkpoint import UNSAID
+from zoo.launch import world_size
 from zoo.registry import names, resolve
 
 AXES = ("model", "family", "inference", "estimator", "objective", "global_family")
@@ -38,7 +39,7 @@ FIT_EXAMPLES = """examples:
   zoo fit ppca --model.latent_dim 5 --family low_rank --family.rank 3 --objective renyi:0.5
   zoo fit gmm --data iris --objective em --model.num_components 3 --steps 200
   zoo fit ppca --model-from runs/wine --data wine --freeze model --inference per_datapoint
-  zoo fit m2 --data digits --labels 50 --classifier.alpha 1 --seeds 3 --out runs/m2
+  zoo fit m2 --data digits --labels 50 --classifier.alpha 1 --seeds 3 --jobs auto --out runs/m2
   zoo fit my_model.py:MyModel --data table.csv --label-column class --held-out-fraction 0.1
   zoo fit --resume runs/wine
   zoo fit --config runs/wine/config.yaml --seed 1 --out runs/wine-1
@@ -48,7 +49,11 @@ FIT_EXAMPLES = """examples:
 
 
 def files(
-    config: str | None = None, out: str | None = None, resume: str | None = None, seeds: int = 1
+    config: str | None = None,
+    out: str | None = None,
+    resume: str | None = None,
+    seeds: int = 1,
+    jobs: int | str = 1,
 ) -> None:
     """Where a run comes from and where it goes.
 
@@ -61,6 +66,11 @@ def files(
         seeds: so many runs, of seed, seed + 1, … (and label-seed, label-seed + 1, …), each in a
             folder of its own in ``out``, and the mean and standard deviation of their figures. One
             that is there already is not run again.
+        jobs: so many of these runs at a time, each in a process of its own with its share of the
+            cores and a CUDA device; auto is one a device, or one a core where there is none;
+            slurm:8 sends them to Slurm, 8 at a time (extra ``cluster``; sbatch reads
+            SBATCH_PARTITION, SBATCH_TIMELIMIT, SBATCH_GPUS and the like). One that fails costs its
+            seed alone, and the same command makes it again.
     """
 
 
@@ -90,11 +100,14 @@ def fit(argv: Sequence[str]) -> int:
     settings = merge(validate(parser, options, _kept(config, words, given)), given)
     out = settings.pop("out", None)
     settings.pop("config", None)
-    seeds = settings.pop("seeds", 1)
+    seeds, jobs = settings.pop("seeds", 1), settings.pop("jobs", 1)
     spec = Spec.from_dict({"model": words["model"][0], **settings})
-    if seeds != 1:
-        report.show_seeds(several(spec, seeds, out), out)
-        return 0
+    if seeds != 1 or jobs != 1:
+        if world_size() > 1:
+            raise UsageError("torchrun fits one run in several processes: no --seeds, no --jobs")
+        content = several(spec, seeds, out, jobs)
+        report.show_seeds(content, out)
+        return 1 if content.get("failed") else 0
     return _finish(run(spec, out), out)
 
 
@@ -167,12 +180,12 @@ def _finish(outcome: Outcome, out: str | None) -> int:
 def command(name: str, module: str, examples: str, argv: Sequence[str]) -> int:
     """A command that is a function: its signature is the command line."""
     function: Callable[..., Any] = getattr(import_module(module), name)
-    first = next(iter(inspect.signature(function).parameters))
-    base = collect(function, {}, skip=[first])
-    line = Line.read(argv, base)
+    parameter = next(iter(inspect.signature(function).parameters.values()))
+    first = "" if parameter.kind is parameter.KEYWORD_ONLY else parameter.name
+    line = Line.read(argv, collect(function, {}, skip=[first]))
     words = _words(line, {}, function) if first == "model" else {}
     options = collect(function, words, skip=[first])
-    usage = f"zoo {name} {first.upper()} [options]"
+    usage = " ".join(filter(None, ("zoo", name, first.upper(), "[options]")))
     parser = build(f"zoo {name}", usage, summary_of(function), examples, options)
     if line.help:
         print(parser.format_help())
@@ -180,10 +193,10 @@ def command(name: str, module: str, examples: str, argv: Sequence[str]) -> int:
     given = parse(parser, options, line)
     if first == "model":
         _one_model(line, words)
-    elif len(line.positional) != 1:
+    elif len(line.positional) != bool(first):
         raise UsageError(f"expected `{usage}`, got {line.positional or f'no {first.upper()}'}")
-    function(line.positional[0], **given)
-    return 0
+    result = function(*line.positional, **given)
+    return 1 if getattr(result, "failed", None) else 0
 
 
 def _words(

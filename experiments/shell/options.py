@@ -154,9 +154,10 @@ def of(
         hint = hints.get(name, str)
         if name in skip or (only is not None and name not in only) or not simple(hint):
             continue
+        shown = name.rstrip("_")  # of a word that is taken, as `run_`
         top = "." not in flag
         yield Option(
-            flag.format(name.replace("_", "-") if top else name),
+            flag.format(shown.replace("_", "-") if top else shown),
             dest.format(name),
             hint,
             None if parameter.default is parameter.empty else parameter.default,

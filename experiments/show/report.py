@@ -142,6 +142,8 @@ def show_seeds(content: Mapping[str, Any], out: str | None, console: Console | N
         if set(cells) != {"–"}:
             table.add_row(title, *cells)
     console.print(table)
+    for name, reason in content.get("failed", {}).items():
+        console.print(f"{name} failed: {reason}", highlight=False, markup=False)
     where = f"The runs are in {out}" if out else "Nothing was written; --out DIR keeps the runs."
     console.print(where, highlight=False, soft_wrap=True)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
+import textwrap
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -79,6 +81,7 @@ def comparison_table(comparison: Comparison, width: int = 160) -> Table:
         row["seconds"] = f"{sum(o.result.seconds for o in runs) / len(runs):.1f}"
         row["parameters"] = f"{count:,}"
         rows.append(row)
+    rows += failures(comparison.failed, rows[0])
     title = (
         f"{comparison.model} on {split.train.name}, {comparison.mode} ({MODES[comparison.mode]})"
     )
@@ -94,7 +97,8 @@ def selection_table(selection: Selection, width: int = 160) -> Table:
     """
     figure = {"exact": "log p(x)", "iwae": "IWAE"}[selection.figure]
     side, judged = selection.side, selection.candidates
-    restarts = f"train, {len(judged[0].outcomes)} restarts"
+    most = max(len(c.outcomes) for c in judged)
+    restarts = f"train, {most} restarts"
     known = [name for name in ("aic", "bic") if selection.lowest(name)]
     rows = []
     for c in judged:
@@ -111,10 +115,11 @@ def selection_table(selection: Selection, width: int = 160) -> Table:
         for name in known:
             mark = " ◆" if c is selection.lowest(name) else ""
             row[name.upper()] = f"{getattr(c, name):.1f}{mark}"
-        if len(c.outcomes) > 1:
+        if most > 1:
             heights = [estimate(o.train).mean for o in c.outcomes]
             row[restarts] = f"{min(heights):.4f} … {max(heights):.4f}"
         rows.append(row)
+    rows += failures(selection.failed, rows[0])
     caption = (
         f"nats per datapoint; best − this: paired on {side} rows ± the larger of its standard "
         "errors (rows, Monte Carlo); ◆ best, ◇ within one standard error of it"
@@ -123,6 +128,23 @@ def selection_table(selection: Selection, width: int = 160) -> Table:
     bold = [i for i, c in enumerate(judged) if c is selection.winner]
     spare = [restarts, "free parameters"] + ([f"{figure} train"] if side == "test" else [])
     return _fitted(rows, bold, title, caption, spare, width)
+
+
+def failures(failed: Mapping[str, str], columns: Iterable[str]) -> list[dict[str, str]]:
+    """A row for each run that failed, with the beginning of its reason below its name.
+
+    Example:
+        >>> failures({"full_rank": "no room"}, ["guide", "ELBO"])
+        [{'guide': 'full_rank\\nfailed: no room', 'ELBO': '–'}]
+    """
+    first, *rest = columns
+    return [
+        {
+            first: f"{name}\nfailed: {textwrap.shorten(reason, 48, placeholder='…')}",
+            **dict.fromkeys(rest, "–"),
+        }
+        for name, reason in failed.items()
+    ]
 
 
 def _fitted(
