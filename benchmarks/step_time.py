@@ -1,135 +1,206 @@
-"""One training step of ours beside stock Pyro SVI and hand-written PyTorch, in one process.
+"""A training step of the zoo beside stock Pyro, hand-written PyTorch and NumPyro, in one process.
 
-    python -m benchmarks.step_time
+    OMP_NUM_THREADS=1 python -m benchmarks.step_time        # and saves it
+    python -m benchmarks.step_time --cases ppca,planar --rounds 3 --no-memory --dry
+    zoo bench --json steps.json                             # the same, without saving it here
 
-The same PPCA (digits, batch 100, d = 10) with the same Gaussian encoder (64-64), K = 1 and 50;
-rounds take turns, and the ratios are medians over rounds.
+All contenders of a case start from the same weights, gather the same minibatches from resident data
+by indices drawn beforehand, and take Adam's step (lr 0.001) on the same loss; that they compute it
+is tested. A planar layer has the paper's û everywhere but in the zoo, whose own is another
+parametrisation of the same map. NumPyro's table has a dense gradient and a dense Adam, the others a
+sparse one. The zoo standardises what its encoder reads, here by 0 and 1.
+
+Contenders take turns, round by round, each one call of a case's steps, the first by another one
+each time; two calls beforehand, with compilation, do not count. A ratio is taken within a round.
+Everything is told to use one thread; `cores` is CPU time over wall-clock time, so that it is seen.
 """
 
 from __future__ import annotations
 
-import math
-import statistics
+import argparse
+import gc
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import metadata
 
-import pyro
-import pyro.distributions as dist
+import numpy as np
 import torch
-from pyro.infer import SVI, Trace_ELBO
-from torch import nn
+from rich.console import Console
 
-from benchmarks.report import save
-from guides import Guide
-from zoo import load_data
-from zoo.context import validation
-from zoo.models.ppca import PPCA
-from zoo.objectives.bounds import elbo
+from benchmarks.step_cases import CASES, Case, make
+from benchmarks.step_contenders import CONTENDERS, REFERENCE, build
+from benchmarks.step_table import Row, show
 
-BATCH, LATENT, STEPS, ROUNDS = 100, 10, 60, 9
+ROUNDS = 11
+Times = Mapping[str, Sequence[tuple[float, float]]]  # (wall-clock, CPU) seconds of each call
 
 
-def ours(data, particles: int) -> Callable[[torch.Tensor], None]:
-    """The zoo's objective, as ``fit`` runs it."""
-    model = PPCA(64, LATENT)
-    guide = Guide(model, data)
-    optimizer = torch.optim.Adam([*model.parameters(), *guide.parameters()], lr=1e-3)
+def measure(
+    cases: Sequence[str] = (),
+    contenders: Sequence[str] = (),
+    *,
+    rounds: int = ROUNDS,
+    steps: int | None = None,
+    memory: bool = True,
+    device: str = "cpu",
+    say: Callable[[str], object] = lambda line: None,
+) -> list[Row]:
+    """Times every contender of every case; a row for each pair.
 
-    def step(index: torch.Tensor) -> None:
-        optimizer.zero_grad(set_to_none=True)
-        elbo(model, guide, data.batch(index), num_particles=particles).backward()
-        optimizer.step()
+    Args:
+        cases, contenders: words; by default all (``ours_graph`` on CUDA alone).
+        rounds: turns of each contender.
+        steps: of each turn; by default 100, and 25 where a step is long.
+        memory: whether to measure the peak memory of each.
+        device: cpu or cuda.
+        say: is told what goes on.
 
-    return step
+    Returns:
+        rows of ``case, contender, ms_median, ms_min, ms_spread, ratio_to_numpyro_scan,
+        ratio_spread, peak_mib, threads, cores, rounds, steps, device, failed``: milliseconds a
+        step; spreads are from the 10 % to the 90 % quantile over rounds; ``failed`` says why there
+        are no figures.
+
+    Raises:
+        ValueError: unknown words, counts below 1.
+    """
+    cases = list(cases or CASES)
+    everybody = [c for c in CONTENDERS if c != "ours_graph" or device == "cuda"]
+    contenders = list(contenders or everybody)
+    for kind, given, known in (("case", cases, CASES), ("contender", contenders, CONTENDERS)):
+        if unknown := [word for word in given if word not in known]:
+            raise ValueError(f"there is no {kind} {unknown[0]!r}; there are {', '.join(known)}")
+    if rounds < 1 or (steps is not None and steps < 1):
+        raise ValueError(f"rounds and steps count from 1, got {rounds} and {steps}")
+    held: Mapping[tuple[str, str], float] = {}
+    if memory:
+        from benchmarks.step_memory import peaks
+
+        say("peak memory, a process for each contender")
+        held = peaks(cases, contenders, device)
+    rows = []
+    with one_thread():
+        for name in cases:
+            say(f"{name}: {CASES[name].what}")
+            case = make(name, steps, device)
+            calls, failed = prepare(case, contenders)
+            times = take_turns(calls, rounds)
+            for who in contenders:
+                found = figures(times, who, case.steps) if who in times else NOTHING
+                peak = held.get((name, who))
+                about = {"threads": 1, "rounds": rounds, "steps": case.steps, "device": device}
+                row = {"case": name, "contender": who, **found, "peak_mib": peak, **about}
+                rows.append({**row, "failed": failed.get(who)})
+            del calls
+            torch._dynamo.reset()  # or its limit on versions of one function is soon reached
+            gc.collect()
+    return rows
 
 
-class Encoder(nn.Module):
-    """x -> (m, s) of q(z | x)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = nn.Sequential(
-            nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2 * LATENT)
-        )
-
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        loc, raw = self.net(x).chunk(2, -1)
-        return loc, nn.functional.softplus(raw)
+NOTHING: Row = dict.fromkeys(
+    ("ms_median", "ms_min", "ms_spread", "ratio_to_numpyro_scan", "ratio_spread", "cores")
+)
 
 
-def stock(data, particles: int) -> Callable[[torch.Tensor], None]:
-    """What a Pyro tutorial writes: pyro.module, subsampled plates, SVI with Trace_ELBO."""
-    decoder, encoder = PPCA(64, LATENT), Encoder()
-    rows = len(data)
-
-    def model(x: torch.Tensor) -> None:
-        pyro.module("decoder", decoder)
-        with pyro.plate("data", rows, subsample_size=len(x), dim=-1):
-            z = pyro.sample("z", dist.Normal(torch.zeros(LATENT), 1.0).to_event(1))
-            loc = z @ decoder.weight.mT + decoder.mean
-            pyro.sample("x", dist.Normal(loc, decoder.log_scale.exp()).to_event(1), obs=x)
-
-    def guide(x: torch.Tensor) -> None:
-        pyro.module("encoder", encoder)
-        loc, scale = encoder(x)
-        with pyro.plate("data", rows, subsample_size=len(x), dim=-1):
-            pyro.sample("z", dist.Normal(loc, scale).to_event(1))
-
-    loss = Trace_ELBO(num_particles=particles, vectorize_particles=True, max_plate_nesting=1)
-    svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-3}), loss)
-    return lambda index: svi.step(data["x"][index])
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch computes on one thread in the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
-def by_hand(data, particles: int) -> Callable[[torch.Tensor], None]:
-    """The same loss written out in PyTorch."""
-    decoder, encoder = PPCA(64, LATENT), Encoder()
-    optimizer = torch.optim.Adam([*decoder.parameters(), *encoder.parameters()], lr=1e-3)
-    half = 0.5 * math.log(2 * math.pi)
+def prepare(
+    case: Case, contenders: Sequence[str]
+) -> tuple[dict[str, Callable[[], None]], dict[str, str]]:
+    """The calls, made twice for the compilers, and the reasons of those that cannot be made."""
+    calls, failed = {}, {}
+    for who in contenders:
+        try:
+            call = build(case, who)
+            call()
+            call()
+        except Exception as error:  # whatever stops a rival is a result, too
+            lines = str(error).strip().splitlines() or [""]
+            failed[who] = f"{type(error).__name__}: {lines[0]}"[:200]
+        else:
+            calls[who] = call
+    return calls, failed
 
-    def step(index: torch.Tensor) -> None:
-        optimizer.zero_grad(set_to_none=True)
-        x = data["x"][index]
-        loc, scale = encoder(x)
-        noise = torch.randn(particles, *loc.shape)
-        z = loc + scale * noise
-        sigma = decoder.log_scale.exp()
-        error = (x - (z @ decoder.weight.mT + decoder.mean)) / sigma
-        log_x = (-0.5 * error.square() - decoder.log_scale - half).sum(-1)
-        log_z = (-0.5 * z.square() + 0.5 * noise.square() + scale.log()).sum(-1)
-        (-(log_x + log_z).mean()).backward()
-        optimizer.step()
 
-    return step
+def take_turns(calls: Mapping[str, Callable[[], None]], rounds: int) -> Times:
+    """Seconds of every call, round by round."""
+    times: dict[str, list[tuple[float, float]]] = {who: [] for who in calls}
+    names = list(calls)
+    for i in range(rounds):
+        first = i % max(1, len(names))
+        for who in names[first:] + names[:first]:
+            wall, cpu = time.perf_counter(), time.process_time()
+            calls[who]()
+            times[who].append((time.perf_counter() - wall, time.process_time() - cpu))
+    return times
+
+
+def figures(times: Times, who: str, steps: int) -> Row:
+    """What a row says of one contender."""
+    wall, cpu = np.array(times[who]).T
+    ms, found = 1000 * wall / steps, dict(NOTHING)
+    found |= {"ms_median": float(np.median(ms)), "ms_min": float(ms.min())}
+    found |= {"ms_spread": _spread(ms), "cores": float(np.median(cpu / wall))}
+    if REFERENCE in times:
+        ratios = wall / np.array(times[REFERENCE])[:, 0]
+        found["ratio_to_numpyro_scan"] = float(np.median(ratios))
+        found["ratio_spread"] = _spread(ratios)
+    return found
+
+
+def _spread(values: np.ndarray) -> list[float]:
+    return [float(v) for v in np.quantile(values, (0.1, 0.9))]
+
+
+def libraries() -> dict[str, str]:
+    """The versions of what the rivals are made of."""
+    found = {}
+    for name in ("numpyro", "jax", "jaxlib"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
 
 
 def main() -> None:
-    """Prints and saves milliseconds a step and the ratios."""
-    data = load_data("digits").train
-    result = {}
-    for particles in (1, 50):
-        pyro.clear_param_store()
-        steps = {f.__name__: f(data, particles) for f in (ours, stock, by_hand)}
-        times: dict[str, list[float]] = {name: [] for name in steps}
-        with validation(False):
-            for _ in range(ROUNDS):
-                indices = [torch.randint(len(data), (BATCH,)) for _ in range(STEPS)]
-                for name, step in steps.items():
-                    start = time.perf_counter()
-                    for index in indices:
-                        step(index)
-                    times[name].append(1000 * (time.perf_counter() - start) / STEPS)
-        kept = {name: values[2:] for name, values in times.items()}  # two rounds to warm up
-        result[f"K={particles}"] = {
-            "milliseconds": {name: statistics.median(v) for name, v in kept.items()},
-            "stock/ours": statistics.median(
-                s / o for s, o in zip(kept["stock"], kept["ours"], strict=True)
-            ),
-            "ours/by_hand": statistics.median(
-                o / h for o, h in zip(kept["ours"], kept["by_hand"], strict=True)
-            ),
-        }
-    pyro.clear_param_store()
-    save("step_time", result)
+    """Measures, prints and saves."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--cases", default="", help="a,b; by default all")
+    parser.add_argument("--contenders", default="", help="a,b; by default all")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--dry", action="store_true", help="save nothing")
+    given = parser.parse_args()
+    words = [text.split(",") if text else () for text in (given.cases, given.contenders)]
+    rows = measure(
+        *words,
+        rounds=given.rounds,
+        steps=given.steps,
+        memory=not given.no_memory,
+        device=given.device,
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    show(rows, Console(width=160))
+    if not given.dry:
+        from benchmarks.report import save
+        from zoo.store import versions
+
+        with one_thread():
+            save("step_time", {"versions": {**versions(), **libraries()}, "rows": rows})
 
 
 if __name__ == "__main__":

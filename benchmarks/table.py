@@ -12,6 +12,7 @@ from pathlib import Path
 
 from benchmarks.report import RESULTS
 from benchmarks.table_cards import known, posteriors, time_of_card, truth
+from benchmarks.table_speed import end_to_end, evaluation_time, scaling, speed
 
 README = Path(__file__).parent.parent / "README.md"
 START, END = "<!-- measured -->", "<!-- end of measured -->"
@@ -215,31 +216,14 @@ def estimators() -> list[str]:
     return lines
 
 
-def speed() -> list[str]:
-    """Steps and start-up."""
-    tables, steps, words = read("tables"), read("step_time"), read("startup")
-    small, large = tables["milliseconds_a_step"].values()
-    low, high = tables["memory_mb_of_data_table_and_moments"].values()
-    one, many = steps["K=1"], steps["K=50"]
-    return [
-        f"A step of a full-rank table, batch {tables['batch']} (`tables`): {small:.1f} ms at "
-        f"N = 10⁴ and {large:.1f} ms at N = 10⁶; data, table and moments take {low:.0f} and "
-        f"{high:.0f} MB. A step of PPCA with an encoder, batch 100 (`step_time`): stock Pyro SVI "
-        f"takes {one['stock/ours']:.2f} times ours at K = 1 and {many['stock/ours']:.2f} at "
-        f"K = 50, and ours {one['ours/by_hand']:.1f} and {many['ours/by_hand']:.1f} times "
-        f"hand-written PyTorch. `zoo list` answers in {words['zoo list']['median']:.2f} s, "
-        f"`zoo --help` in {words['zoo --help']['median']:.2f} s (`startup`). "
-        f"All on {tables['device']}, {tables['machine']}.",
-    ]
-
-
 PARTS = (linear_gaussian, mean_field, mixtures, linear_vae, evidence, mnist)
-PARTS += (truth, known, posteriors, time_of_card, few_labels, estimators, speed)
+PARTS += (truth, known, posteriors, time_of_card, few_labels, estimators)
+PARTS += (speed, end_to_end, evaluation_time, scaling)
 
 
 def section() -> str:
-    """The whole section, between its markers."""
-    parts = ["\n".join(part()) for part in PARTS]
+    """The whole section, between its markers; a part without a result file is left out."""
+    parts = ["\n".join(lines) for part in PARTS if (lines := part())]
     return f"{START}\n" + "\n\n".join(parts) + f"\n{END}"
 
 
