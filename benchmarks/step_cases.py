@@ -17,6 +17,7 @@ import numpy as np
 Array = np.ndarray
 LR = 1e-3  # Adam's, of every contender
 FOLDS = 8  # of the planar flow
+WINE = 142  # training rows
 SOFTPLUS_ONE = math.log(math.e - 1)  # softplus of it is 1
 
 
@@ -73,8 +74,8 @@ CASES = {
     case.name: case
     for case in (
         Case("small_vae", "VAE 8-16-2", "vae", "encoder", 8, 2, 16, 150, 1000),
-        Case("ppca", "PPCA, d = 2, wine", "ppca", "encoder", 13, 2, 0, 100, 142, encoder=(64, 64)),
-        Case("gmm", "GMM, 3 components, wine", "gmm", "none", 13, 3, 0, 100, 142),
+        Case("ppca", "PPCA, d = 2, wine", "ppca", "encoder", 13, 2, 0, 100, WINE, encoder=(64, 64)),
+        Case("gmm", "GMM, 3 components, wine", "gmm", "none", 13, 3, 0, 100, WINE),
         Case("planar", "VAE 8-16-2, planar:8", "vae", "planar", 8, 2, 16, 150, 1000),
         Case("table", "PPCA, d = 2, table of 10⁵ rows", "ppca", "table", 10, 2, 0, 100, 100_000),
         Case("vae_200_50", "VAE 784-200-50", "vae", "encoder", 784, 50, 200, 20, 10_000, steps=25),
@@ -117,7 +118,7 @@ def make(name: str, steps: int | None = None, device: str = "cpu") -> Case:
 
 def _data(case: Case, random: np.random.RandomState) -> Array:
     """(N, D), float32."""
-    if case.rows == 142:
+    if case.rows == WINE:
         from zoo import load_data
 
         return load_data("wine").train["x"].numpy()

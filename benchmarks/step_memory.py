@@ -1,7 +1,8 @@
 """The most memory that a contender of `step_time` ever holds, each in a process of its own.
 
-The peak counts everything: the libraries, the compiler and the data. On Linux a process inherits
-the peak of the one that started it, so the processes are started by one that has loaded nothing.
+The peak counts everything, the libraries most of all; compilers have what they left in their caches
+on disk. On Linux a process inherits the peak of the one that started it, so the processes are
+started by one that has loaded nothing.
 """
 
 from __future__ import annotations
@@ -20,22 +21,21 @@ from pathlib import Path
 from benchmarks.step_cases import make
 from benchmarks.step_contenders import build
 
-STEPS, SECONDS = 10, 300  # of each process
+SECONDS = 300  # of each process, at most
 ROOT = Path(__file__).parents[1]
-Peaks = Mapping[tuple[str, str], float]
+Pair = tuple[str, str]  # case, contender
 
 
-def peaks(cases: Sequence[str], contenders: Sequence[str], device: str = "cpu") -> Peaks:
-    """(case, contender) -> MiB, on CUDA those of the device; one that cannot run is left out."""
+def peaks(
+    pairs: Sequence[Pair], steps: int | None = None, device: str = "cpu"
+) -> Mapping[Pair, float]:
+    """MiB of each pair, on CUDA those of the device; one that cannot run is left out."""
     with tempfile.TemporaryDirectory() as folder:
-        pairs = []
-        for name in cases:
-            path = Path(folder) / name
-            path.write_bytes(pickle.dumps(make(name, STEPS, device)))
-            pairs += [(str(path), contender) for contender in contenders]
-        found = json.loads(_python("--all", json.dumps(pairs)))
-    keys = [(Path(path).name, contender) for path, contender in pairs]
-    return {key: mib for key, mib in zip(keys, found, strict=True) if mib is not None}
+        for name in dict.fromkeys(name for name, _ in pairs):
+            (Path(folder) / name).write_bytes(pickle.dumps(make(name, steps, device)))
+        places = [(str(Path(folder) / name), contender) for name, contender in pairs]
+        found = json.loads(_python("--all", json.dumps(places)))
+    return {pair: mib for pair, mib in zip(pairs, found, strict=True) if mib is not None}
 
 
 def _python(*arguments: str) -> str:

@@ -127,7 +127,8 @@ def rival(case: Case, scan: bool) -> Callable[[], None]:
     device = jax.devices("gpu" if case.device == "cuda" else "cpu")[0]
     data, order = jax.device_put((case.data, case.order), device)
     svi = svi_of(case)
-    state = svi.init(jax.device_put(jax.random.PRNGKey(0), device), data[order[0]], order[0])
+    key = jax.device_put(jax.random.PRNGKey(0), device)
+    state = jax.jit(svi.init)(key, data[order[0]], order[0])
 
     def update(state: Any, index: jax.Array, data: jax.Array) -> Any:
         return svi.update(state, data[index], index)

@@ -12,7 +12,7 @@ from benchmarks.step_cases import FOLDS, LR, Case
 from benchmarks.step_torch import wait
 from guides import Guide
 from zoo.data import Dataset
-from zoo.fitting import bind_objective
+from zoo.fitting import bind_objective, check_rows
 from zoo.loop import FitResult, Loop, Settings
 from zoo.models.gmm import GMM
 from zoo.models.ppca import PPCA
@@ -59,6 +59,7 @@ def _load(module: nn.Module, case: Case, name: str) -> None:
 def loop_of(case: Case, run: Any, steps: int) -> Loop:
     """The loop of ``fit`` for a case, which reads its losses once in so many steps."""
     model, guide, data, objective = pair(case)
+    check_rows(model, data)
     settings = Settings(
         steps=10**9,
         batch_size=case.batch,

@@ -74,12 +74,6 @@ def measure(
             raise ValueError(f"there is no {kind} {unknown[0]!r}; there are {', '.join(known)}")
     if rounds < 1 or (steps is not None and steps < 1):
         raise ValueError(f"rounds and steps count from 1, got {rounds} and {steps}")
-    held: Mapping[tuple[str, str], float] = {}
-    if memory:
-        from benchmarks.step_memory import peaks
-
-        say("peak memory, a process for each contender")
-        held = peaks(cases, contenders, device)
     rows = []
     with one_thread():
         for name in cases:
@@ -89,13 +83,21 @@ def measure(
             times = take_turns(calls, rounds)
             for who in contenders:
                 found = figures(times, who, case.steps) if who in times else NOTHING
-                peak = held.get((name, who))
                 about = {"threads": 1, "rounds": rounds, "steps": case.steps, "device": device}
-                row = {"case": name, "contender": who, **found, "peak_mib": peak, **about}
+                row = {"case": name, "contender": who, **found, "peak_mib": None, **about}
                 rows.append({**row, "failed": failed.get(who)})
             del calls
             torch._dynamo.reset()  # or its limit on versions of one function is soon reached
             gc.collect()
+    if memory:
+        from benchmarks.step_memory import peaks
+
+        say("peak memory, a process for each contender")
+        held = peaks(
+            [(row["case"], row["contender"]) for row in rows if not row["failed"]], steps, device
+        )
+        for row in rows:
+            row["peak_mib"] = held.get((row["case"], row["contender"]))
     return rows
 
 

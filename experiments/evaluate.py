@@ -18,6 +18,7 @@ from guides.labels import classifier_of
 from zoo import store
 from zoo._arrays import some_rows
 from zoo.data import Dataset
+from zoo.engine import RunName
 from zoo.evaluation import exact_evidence
 from zoo.importance import Ladder, importance_ladder
 from zoo.latent_use import active_units, latent_kl
@@ -33,6 +34,7 @@ def evaluate(
     seed: int = 0,
     device: str = "auto",
     infer_steps: int | None = None,
+    run_: RunName = "auto",
     out: str | None = None,
 ) -> dict[str, Any]:
     """Test log-likelihood of a run by importance sampling, and what its latents are used for.
@@ -52,6 +54,8 @@ def evaluate(
         seed: of the draws, and of the rows where not all are judged.
         device: auto (CUDA where there is one), cpu or cuda.
         infer_steps: steps that fit a table's row to each row; by default those of the run.
+        run_: how the draws are made, the same draws: eager, compiled (captured and compiled, which
+            takes seconds), graph (a CUDA graph), or auto, captured where eager takes minutes.
         out: a folder for the files; the run's own by default.
 
     Returns:
@@ -90,8 +94,11 @@ def evaluate(
         num_particles=num_particles,
         seed=seed,
         predictive=data is not trained.split.train,
+        run=run_,
         progress=None,
     )
+    if run_ not in ("auto", ladder.run["way"]):
+        notes.append(f"the draws were made {ladder.run['way']}: {ladder.run['why']}")
     if ladder.num_outer > 1:
         what = (
             "log ∫ p(x|g) q(g) dg, averaged over rows"

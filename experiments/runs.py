@@ -23,7 +23,9 @@ from zoo.data import Dataset
 from zoo.evaluation import Evaluation
 from zoo.exact import knows
 from zoo.fitting import FitResult, fit, pick_device
+from zoo.launch import rank
 from zoo.model import Model
+from zoo.parallel import leave
 from zoo.registry import resolve
 from zoo.sources import Split, load_data
 
@@ -180,6 +182,8 @@ def run(
 ) -> Outcome:
     """Builds, fits and judges; with ``out`` it also keeps the run on disk.
 
+    Of torchrun's processes all fit; then the first alone goes on, and the others end.
+
     Args:
         spec: what to run.
         out: a folder for the run.
@@ -195,7 +199,7 @@ def run(
     m1 = None if spec.m1_from is None else read_m1(spec)
     spec = complete(spec if m1 is None else like_m1(spec, m1))
     place = None if out is None else Path(out)
-    if place is not None and not resume:
+    if place is not None and not resume and rank() == 0:
         claim_run(place)
     split, held_out = hold_out(split_of(spec) if split is None else split, spec.held_out_fraction)
     model = build_model(spec, split) if model is None else model
@@ -204,7 +208,7 @@ def run(
     guide = build_guide(spec, model, split)
     if m1 is not None:
         notes += stack(spec, m1, model, guide, split)
-    if place is not None:
+    if place is not None and rank() == 0:
         write_config(place, spec)
     given = {k: v for k, v in spec.fit_options.items() if k != "progress"}
     particles = {} if spec.num_particles is None else {"num_particles": spec.num_particles}
@@ -223,6 +227,9 @@ def run(
         progress=spec.fit_options["progress"] if progress is None else progress,
         **given,
     )
+    if rank():  # of torchrun's processes the first one judges and writes
+        raise SystemExit(0)
+    leave()
     judged = judge(spec, model, guide, split)
     learned = identified(model, guide, split.train, spec.rotate)
     summary = summarize(spec, result, split, judged, notes)

@@ -28,6 +28,7 @@ from zoo.context import factory
 from zoo.data import Batch, Dataset, as_dataset
 from zoo.model import Model, as_model
 from zoo.objectives.bounds import mean
+from zoo.shares import divided
 from zoo.sites import Latents, given_labels
 from zoo.weights import log_weights
 
@@ -160,7 +161,7 @@ class Guide(nn.Module):
     def _score(self, batch: Batch, kappa: Tensor) -> Tensor:
         """(B,): one noisy ELBO a datapoint at κ, hidden from every handler outside."""
         particles = getattr(self.source, "num_particles", 1)
-        with poutine.block():
+        with poutine.block(), divided(batch, self.model):
             q = partial(self.draw, source=lambda _: kappa)
             weights = log_weights(self.model, q, batch, particles)
         return weights.bound(mean)[0]

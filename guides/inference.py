@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, one_hot, softplus
+from torch.nn.functional import linear, softplus
 
 from guides.family import inverse_softplus
 from guides.source import Objective, Source
@@ -92,7 +92,7 @@ class Amortized(Source):
             return value.reshape(len(value), -1)
         if value.dtype == torch.bool:
             return value.unsqueeze(-1).expand(-1, self.classes[name])
-        return one_hot(value.long(), self.classes[name])
+        return indicator(value, self.classes[name])
 
     def features(self, batch: Batch) -> Tensor:
         """(B, F): what the encoder reads."""

@@ -50,7 +50,7 @@ class PerDatapoint(Source):
         _check_size(len(data) * self.states, initial)
         table = initial.expand(len(data) * self.states, -1).clone()
         self.table = nn.Embedding.from_pretrained(table, freeze=False, sparse=True)  # (N C, P)
-        self.table.weight.distinct = True  # type: ignore[attr-defined]  # no row twice in a step
+        self.table.distinct = True  # type: ignore[assignment]  # no row twice in a step
         self.fingerprint = data.fingerprint
 
     def forward(self, batch: Batch, objective: Objective) -> Tensor:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from zoo.sources import load_data
     from zoo.store import load
     from zoo.svi import pyro_svi
+    from zoo.together import fit_together
     from zoo.weights import log_weights
 
 __version__ = "0.1.0"
@@ -47,6 +48,7 @@ __all__ = [
     "encode",
     "evaluate",
     "fit",
+    "fit_together",
     "impute",
     "interpolate",
     "load",
@@ -74,6 +76,7 @@ _HOMES = {
     "zoo.predictive": ("predict", "prior_predictive"),
     "zoo.sources": ("load_data",),
     "zoo.store": ("load",),
+    "zoo.together": ("fit_together",),
     "zoo.weights": ("log_weights",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

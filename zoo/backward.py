@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.alone import Alone
 from zoo.context import half_layers
 from zoo.data import Batch, Dataset
 
@@ -31,6 +32,7 @@ class Backward:
         warm_up: W.
         half: whether layers compute in bfloat16.
         labelled_rows: the labelled rows of a step, where only some rows have labels.
+        team: the processes that share the rows of a step.
 
     Attributes:
         batch: the part that was last looked at.
@@ -50,10 +52,11 @@ class Backward:
         warm_up: int = 0,
         half: bool = False,
         labelled_rows: int | None = None,
+        team: Alone | None = None,
     ):
         self.loss_of, self.data, self.whole = loss_of, data, whole
         self.accumulate, self.warm_up, self.half = accumulate, warm_up, half
-        self.labelled_rows = labelled_rows
+        self.labelled_rows, self.team = labelled_rows, team or Alone()
         self.beta = kl_weight_of(loss_of) if warm_up else 1.0
         kept = whole and accumulate == 1 and not data.dynamic
         self.everything = list(data.parts(None)) if kept else None
@@ -64,17 +67,19 @@ class Backward:
         """The loss of the rows ``index``, (); stops at a part whose loss is not finite (CPU)."""
         total = torch.zeros((), device=self.data.device)
         for loss, weight in self.losses(model, guide, index, self.options(step)):
-            if self.accumulate > 1 and not loss.requires_grad and not self.data.partial:
+            cut = self.accumulate > 1 or self.team.divides
+            if cut and not loss.requires_grad and not self.data.partial:
                 raise ValueError(
-                    "accumulate needs a loss that can be differentiated, and this objective "
-                    "has none (or no free parameter); leave accumulate out"
+                    "accumulate and several processes need a loss that can be differentiated, and "
+                    "this objective has none (or no free parameter); leave them out"
                 )
             if loss.requires_grad:
                 loss.backward()
             total = loss.detach() if weight == 1 else total + loss.detach()
-            if self.data.device.type == "cpu" and not torch.isfinite(total):
+            known = self.data.device.type == "cpu" and not self.team.divides
+            if known and not torch.isfinite(total):
                 break
-        return total
+        return self.team.summed(total, (model, guide))
 
     def losses(
         self, model: Any, guide: Any, index: Tensor, options: Mapping[str, Tensor]
@@ -82,21 +87,22 @@ class Backward:
         """The loss of each part of a step times its weight, and the weight."""
         for batch, weight in self.parts(index):
             self.batch, self.drawn_from = batch, torch.get_rng_state()
-            with half_layers(self.data.device) if self.half else nullcontext():
+            half = half_layers(self.data.device) if self.half else nullcontext()
+            with half, self.team.drawing(batch, model, guide):
                 loss = self.loss_of(model, guide, batch, **options)
             yield (loss if weight == 1 else loss * weight), weight
 
     def loss(self, model: Any, guide: Any, index: Tensor, step: int) -> Tensor:
         """The loss of the rows ``index``, (), without its gradient."""
         found = self.losses(model, guide, index, self.options(step))
-        return torch.stack([loss.detach() for loss, _ in found]).sum()
+        return self.team.sum([torch.stack([loss.detach() for loss, _ in found]).sum()])[0]
 
     def parts(self, index: Tensor) -> Iterable[tuple[Batch, float]]:
         """The batches of a step, with their weights in its loss."""
         if self.everything is not None:
-            return self.everything
+            return self.team.parts(self.everything)
         rows = None if self.whole else index
-        return self.data.parts(rows, self.accumulate, self.labelled_rows)
+        return self.team.parts(self.data.parts(rows, self.accumulate, self.labelled_rows))
 
     def options(self, step: int) -> dict[str, Tensor]:
         """The KL weight of a step within the warm-up, filled in on the device."""

@@ -6,20 +6,23 @@ of ``Loop`` does, with schedules as inputs and without the host. ``zoo.running``
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from zoo.engine import AT_ONCE
 from zoo.optim import sparse_tables
 from zoo.tracing import CannotCapture, swapped
 from zoo.updates import COLUMNS, betas_of, clipped, coefficients, moments, set_step, updated
 
 if TYPE_CHECKING:
+    from zoo.agreement import Plain
     from zoo.loop import Loop
 
-AT_ONCE = 100  # steps in one call, at most
+Named = dict[str, Tensor]
 
 
 class Step:
@@ -36,14 +39,20 @@ class Step:
         state: by name. ``i`` (1,), which step of the call it is; ``order`` (M, B), the rows of
             each; ``numbers`` (M, 5) float64, what depends on the step; ``losses`` (M,) and
             ``recent`` (M, E), what it leaves; ``halted`` (); and everything that is trained.
+        traced: the last run's gradients, and the rows of tables that they are of, by name.
     """
 
+    traced: tuple[dict[str, Tensor], dict[str, Tensor]]
+    plain: Plain  # see zoo.agreement
+
     def __init__(self, loop: Loop, rows: int):
-        self.loop, self.backward = loop, loop.backward
+        self.loop, self.backward, self.rows = loop, loop.backward, rows
         self.room = min(loop.settings.log_every, AT_ONCE)
-        device = loop.device
+        device = self.device = loop.device
         self.modules = list(loop.modules.values())
         tables = sparse_tables(self.modules)
+        every = [m for part in self.modules for m in part.modules()]
+        self.distinct = {m.weight for m in every if getattr(m, "distinct", False)}
         self.owner = {p: o for o in loop.optimizers for g in o.param_groups for p in g["params"]}
         self.betas = betas_of(loop.optimizers)
         whole = self.backward.everything is not None or self.backward.whole
@@ -51,13 +60,14 @@ class Step:
             "i": torch.zeros(1, dtype=torch.long, device=device),
             "order": torch.zeros(self.room, 0 if whole else rows, dtype=torch.long, device=device),
             "numbers": torch.zeros(self.room, COLUMNS + 2, dtype=torch.float64, device=device),
-            "losses": torch.zeros(self.room, device=device),
+            "losses": torch.zeros(self.room, dtype=torch.float64, device=device),
             "halted": torch.zeros((), dtype=torch.bool, device=device),
         }
         if (recent := loop.recorder.now()) is not None:
             self.state["recent"] = recent.new_zeros(self.room, len(recent))
         self.parameters: dict[str, Tensor] = {}  # trained
         self.tables: dict[str, Tensor] = {}  # trained, the rows of the batch alone
+        self.repeated: set[str] = set()  # tables whose rows may be there twice
         self.still: dict[str, Tensor] = {}  # buffers, and parameters that are not trained
         every = [v for m in self.modules for v in (*m.parameters(), *m.buffers()) if v.numel()]
         for k, value in enumerate(dict.fromkeys(every)):
@@ -92,8 +102,15 @@ class Step:
         numbers = s["numbers"].index_select(0, s["i"])[0]
         loss, gradients, touched = self._gradients(s, numbers)
         with torch.no_grad():
+            dense = [name for name in gradients if name not in touched]
+            squares = [self._square(name, gradients[name], touched[name]) for name in touched]
+            # One sum, after those inside the look-ups: no compiler can put them in another order.
+            loss, *sums = self.loop.team.sum([loss, *(gradients[name] for name in dense), *squares])
+            gradients |= dict(zip(dense, sums, strict=False))
+            norms = {n: v.sqrt() for n, v in zip(touched, sums[len(dense) :], strict=True)}
+            self.traced = gradients, touched
             ok = torch.isfinite(loss) & ~s["halted"]
-            self._update(s, numbers, gradients, touched, ok)
+            self._update(s, numbers, gradients, touched, norms, ok)
             s["halted"].copy_(~ok)
             s["losses"].index_copy_(0, s["i"], loss.reshape(1).to(s["losses"].dtype))
             if "recent" in s:
@@ -134,22 +151,20 @@ class Step:
             if parts:
                 touched[name] = torch.cat([at for at, _ in parts])
                 found[name] = torch.cat([g for _, g in parts])
-                distinct = getattr(self.tables[name], "distinct", False)
-                if len(parts) > 1 or self.loop.data.partial or not distinct:
+                distinct = self.tables[name] in self.distinct and not self.loop.data.partial
+                distinct &= self.rows >= self.loop.team.size  # else one is asked for by several
+                if len(parts) > 1 or not distinct:
                     same = touched[name][:, None] == touched[name]  # rows that are there twice
                     found[name] = same.to(found[name].dtype) @ found[name]
+                    self.repeated.add(name)
         return total, found, touched
 
     def _update(
-        self,
-        s: dict[str, Tensor],
-        numbers: Tensor,
-        gradients: dict[str, Tensor],
-        touched: dict[str, Tensor],
-        ok: Tensor,
+        self, s: Named, numbers: Tensor, gradients: Named, touched: Named, norms: Named, ok: Tensor
     ) -> None:
         if self.loop.settings.clip is not None:
-            shorter = clipped(list(gradients.values()), self.loop.settings.clip)
+            each = [norms[n] if n in norms else g.norm() for n, g in gradients.items()]
+            shorter = clipped(list(gradients.values()), self.loop.settings.clip, each)
             gradients = dict(zip(gradients, shorter, strict=True))
         keep = 0.0 if self.loop.average is None else self.loop.average.decay
         for name, gradient in gradients.items():
@@ -175,6 +190,15 @@ class Step:
                     s[key].copy_(guarded)
                 else:
                     s[key].index_copy_(0, rows, guarded)
+        for name in self.sums.keys() & self.parameters.keys() - gradients.keys():  # at rest
+            total = s[self.sums[name]]
+            total.copy_(torch.where(ok, total + (1 - keep) * (s[name] - total), total))
+
+    def _square(self, name: str, gradient: Tensor, rows: Tensor) -> Tensor:
+        """The squared length of a table's gradient; rows that are there m times count once."""
+        if name in self.repeated:
+            gradient = gradient / (rows[:, None] == rows).sum(1, keepdim=True).sqrt()
+        return gradient.square().sum()
 
     # Around it -------------------------------------------------------------------------------
 
@@ -191,6 +215,10 @@ class Step:
         if self.state["order"].shape[1]:
             torch.stack(order, out=self.state["order"][: len(order)])
         self.state["i"].zero_()
+
+    def held(self) -> AbstractContextManager[None]:
+        """A block in which a buffer that is replaced by another tensor is written in place."""
+        return swapped(self.modules, {value: value for value in self.still.values()})
 
     def tell(self, steps: int) -> None:
         """Tells the optimizers how many steps have been taken."""

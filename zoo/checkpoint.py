@@ -51,6 +51,11 @@ def save(path: Path, loop: Loop) -> None:
         tensors["rng.cuda"] = torch.cuda.get_rng_state(loop.device)
     if stopping is not None and stopping.reference is not None:
         tensors["reference"] = stopping.reference
+    last = len(loop.optimizers) - 1
+    tensors = loop.team.whole(tensors, last)
+    best = loop.team.whole(dict(loop.best or loop.shown()), last)
+    if not loop.team.first:
+        return
     meta = {
         "format": FORMAT,
         "steps": result.steps,
@@ -69,7 +74,7 @@ def save(path: Path, loop: Loop) -> None:
         "stopping": [stopping.since, stopping.best, stopping.best_step] if stopping else None,
     }
     write_tensors(path / STATE, tensors, meta)
-    write_tensors(path / WEIGHTS, loop.best or loop.shown(), {"format": FORMAT})
+    write_tensors(path / WEIGHTS, best, {"format": FORMAT})
 
 
 def load(path: Path, loop: Loop) -> None:
@@ -97,6 +102,7 @@ def load(path: Path, loop: Loop) -> None:
             f"{path} cannot be gone on with: {other} of the fit are not those of the checkpoint "
             "(fingerprint tells the training data)"
         )
+    tensors = loop.team.cut(tensors, len(loop.optimizers) - 1)
     try:
         loop.load_weights(_part(tensors, "model.", keep=True) | _part(tensors, "guide.", keep=True))
         _restore(loop.optimizers, tensors, meta["optimizers"])

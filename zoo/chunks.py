@@ -32,6 +32,10 @@ class Largest(TorchDispatchMode):
         super().__init__()
         self.numel = 0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch imports its compiler, seconds of it, at the first operation
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:  # as torch calls it

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pyro
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+streams = 0  # how many streams of their own (``seeded``) are inside one another now
 
 
 @contextmanager
@@ -76,9 +78,10 @@ _LAYERS = {
 
 
 @contextmanager
-def frozen(*modules: nn.Module) -> Iterator[None]:
-    """No parameter of these modules takes a gradient inside the block."""
-    parameters = {p for module in modules for p in module.parameters() if p.requires_grad}
+def frozen(*parts: nn.Module | Tensor) -> Iterator[None]:
+    """None of these parameters, or of the parameters of these modules, takes a gradient inside."""
+    each = (part.parameters() if isinstance(part, nn.Module) else [part] for part in parts)
+    parameters = {p for some in each for p in some if p.requires_grad}
     for parameter in parameters:
         parameter.requires_grad_(False)
     try:
@@ -97,11 +100,16 @@ def stream(seed: int, purpose: str) -> int:
 @contextmanager
 def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
     """A stream of random numbers of its own; the one outside goes on as if nothing had happened."""
+    global streams
     device = torch.device(device)
     cuda = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
-        torch.manual_seed(seed)
-        yield
+    streams += 1
+    try:
+        with torch.random.fork_rng(devices=cuda):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        streams -= 1
 
 
 @contextmanager

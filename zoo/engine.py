@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from zoo.agreement import agreed, ensure_unchanged
 from zoo.context import validation
 from zoo.tracing import CannotCapture
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from zoo.running import Run
 
 RunName = Literal["auto", "eager", "compiled", "graph"]
+AT_ONCE = 100  # steps in one call, at most
 CHECK_EVERY = 1000  # steps between comparisons of the captured loss with the eager one
 LONG = {"cpu": 10_000, "cuda": 2_000}  # steps from which capturing pays
 COMPILED = 50_000  # steps from which inductor's code pays on a GPU, too
@@ -65,7 +67,8 @@ class Engine:
         self.loop = loop
         self._say(way, why)
         self.made: dict[int, tuple[Step, Run]] = {}  # by the rows of a step
-        self.at_once = 1 if way == "eager" else loop.settings.log_every
+        many = loop.device.type == "cuda" or loop.team.divides  # which stop at the same steps
+        self.at_once = loop.settings.log_every if many else 1
 
     def _say(self, way: str, why: str) -> None:
         self.way, self.why = way, why
@@ -80,27 +83,31 @@ class Engine:
     def advance(self, order: list[Tensor]) -> None:
         """Takes one step on each of these index tensors, which are of one size."""
         loop = self.loop
-        if self.way != "eager":
-            self._captured(order)
-        if self.way == "eager":
-            for index in order:
-                with validation(loop.result.steps == 0):
-                    loop.step(index)
-                loop.recorder.take(loop.result.steps)
+        while order and self.way != "eager":
+            try:
+                order = order[self._captured(order) :]
+            except CannotCapture as error:
+                self.give_up(str(error))
+        for index in order:
+            with validation(loop.result.steps == 0):
+                loop.step(index)
+            loop.recorder.take(loop.result.steps)
 
-    def _captured(self, order: list[Tensor]) -> None:
+    def _captured(self, order: list[Tensor]) -> int:
+        """Takes some steps in one call; says how many.
+
+        Raises:
+            CannotCapture: before the first of them.
+        """
         loop, first = self.loop, self.loop.result.steps
         rows = len(order[0])
-        try:
-            new = rows not in self.made
-            if new:
-                self.made[rows] = self._capture(rows)
-            step, run = self.made[rows]
-            if new or first % CHECK_EVERY == 0:
-                self._check(step, run, order[0])
-        except CannotCapture as error:
-            self.give_up(str(error))
-            return
+        new = rows not in self.made
+        if new:
+            self.made[rows] = self._capture(order[0])
+        step, run = self.made[rows]
+        ensure_unchanged(step)
+        if new or first % CHECK_EVERY == 0:
+            self._check(step, run, order[0])
         before = _random_state(loop.device)
         count = min(len(order), step.room)
         clock = time.perf_counter()
@@ -108,15 +115,15 @@ class Engine:
         run(count)
         if loop.device.type == "cpu":
             each = (time.perf_counter() - clock) / count
-            self.at_once = max(1, min(loop.settings.log_every, int(PATIENCE / each)))
+            if not loop.team.divides:
+                self.at_once = max(1, min(loop.settings.log_every, int(PATIENCE / each)))
             losses = step.state["losses"][:count]
             if bool(step.state["halted"]):
                 bad = int((~torch.isfinite(losses)).nonzero()[0])
                 self._take_over(step, bad, first)
                 raise self._failure(order[: bad + 1], before, losses[bad])
         self._take_over(step, count, first)
-        if count < len(order):
-            self._captured(order[count:])
+        return count
 
     def _take_over(self, step: Step, count: int, first: int) -> None:
         """Losses, snapshots and counters of the steps that were taken."""
@@ -129,15 +136,16 @@ class Engine:
         loop.result.steps += count
         step.tell(loop.result.steps)
 
-    def _capture(self, rows: int) -> tuple[Step, Run]:
+    def _capture(self, index: Tensor) -> tuple[Step, Run]:
         from zoo.capture import Step
-        from zoo.running import WAYS, graph_of
+        from zoo.running import WAYS
 
         if not self.loop.data.resident:
             raise CannotCapture("the rows are read from their source at every step")
-        step = Step(self.loop, rows)
+        step = Step(self.loop, len(index))
         before = _random_state(self.loop.device)
-        run = WAYS[self.way](graph_of(step), step)
+        run = WAYS[self.way](agreed(step, index), step)
+        self.loop.backward.batch = None  # of the tracer
         _set_random_state(before, self.loop.device)
         return step, run
 
@@ -150,7 +158,7 @@ class Engine:
         loop, device = self.loop, self.loop.device
         before = _random_state(device)
         kept = {name: step.state[name].clone() for name in step.still}
-        with validation(loop.result.steps == 0):
+        with validation(loop.result.steps == 0), step.held():
             eager = loop.backward.loss(
                 loop.result.model, loop.result.guide, index, loop.result.steps
             )
@@ -182,13 +190,16 @@ class Engine:
 
     def _failure(self, order: list[Tensor], before: Any, loss: Tensor) -> Exception:
         """What to tell about the last of these steps; the draws before it are made once more."""
-        loop = self.loop
+        loop, pair = self.loop, (self.loop.result.model, self.loop.result.guide)
         _set_random_state(before, loop.device)
         for index in order[:-1]:
-            loop.backward.loss(loop.result.model, loop.result.guide, index, loop.result.steps)
-        loop.backward.drawn_from = torch.get_rng_state()
-        batches = [batch for batch, _ in loop.backward.parts(order[-1])]
-        return loop.failure(loop.result.steps, loss, batches)
+            loop.backward.loss(*pair, index, loop.result.steps)
+        options = loop.backward.options(loop.result.steps)
+        for part, _ in loop.backward.losses(*pair, order[-1], options):
+            if not part.isfinite():
+                break
+        assert loop.backward.batch is not None
+        return loop.failure(loop.result.steps, loss, [loop.backward.batch])
 
 
 class Ahead:

@@ -10,6 +10,7 @@ import torch
 
 from zoo.context import validation
 from zoo.data import Batch, Dataset, as_dataset
+from zoo.engine import RunName
 from zoo.estimate import Estimate
 from zoo.exact import knows, log_evidence
 from zoo.importance import EVALUATION, sweep
@@ -56,6 +57,7 @@ def evaluate(
     exact: bool = True,
     predictive: bool = False,
     max_elements: int = 4_000_000,
+    run: RunName = "auto",
 ) -> Evaluation:
     """ELBO, IWAE_K and log p(x) of every row.
 
@@ -74,6 +76,7 @@ def evaluate(
         predictive: for rows that global latents were not fitted to: E_{q(g)} Σ_n bound_n(g), with
             no log p(g)/q(g); a lower bound on the log density of the rows under ∫ p(x|g) q(g) dg.
         max_elements: how many numbers the largest tensor may have.
+        run: as for ``importance_ladder``.
 
     Returns:
         For global latents the figures are [log p(g)/q(g) + Σ_n …]/N, averaged over g.
@@ -98,6 +101,7 @@ def evaluate(
         purpose=EVALUATION,
         predictive=predictive,
         max_elements=max_elements,
+        run=run,
     )
     elbo, iwae = (
         Estimate(bound.rows.to(model.dtype), bound.error.to(model.dtype), bound.shared)

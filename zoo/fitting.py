@@ -18,6 +18,7 @@ from zoo.loop import FitResult, Loop, NonFiniteLossError, Settings
 from zoo.model import Model, as_model
 from zoo.monitor import check_rows
 from zoo.optim import BETAS, EPS, OptimizerName, ScheduleName, learning_rate
+from zoo.parallel import joined
 from zoo.registry import resolve
 from zoo.settings import pick_device
 
@@ -64,9 +65,9 @@ def fit(
 ) -> FitResult:
     """Minimises the objective over the parameters of model and guide, in place.
 
-    Nothing in the loop waits for the device: losses are read every ``log_every`` steps. On the
-    CPU a resumed fit ends with the same bits as one that was never interrupted. Ctrl-C ends the
-    fit after the step at hand and leaves a usable run; a second one ends it at once.
+    Nothing in the loop waits for the device: losses are read every ``log_every`` steps. On the CPU
+    a resumed fit ends with the same bits as one that was never interrupted. Ctrl-C ends the fit and
+    leaves a usable run; a second one ends it at once. For several processes see ``zoo.parallel``.
 
     Args:
         model: p, a ``Model`` or a plain Pyro function.
@@ -76,7 +77,7 @@ def fit(
             ``(model, guide, batch) -> loss``, or an instance of Pyro's (``Trace_ELBO()``).
         steps: optimizer steps; or give ``epochs``. 1000 steps by default.
         epochs: passes over the data.
-        batch_size: rows a step; by default all of up to 5000 rows, and 128 of more.
+        batch_size: rows a step, of all processes; by default all of up to 5000, and 128 of more.
         lr: the learning rate at step 0, for losses in nats per datapoint.
         optimizer: ``adam``, ``adamw``, ``sgd`` or ``rmsprop``.
         schedule: ``constant``, ``cosine``, ``linear`` or ``exponential``, to lr/1000 at the end;
@@ -134,8 +135,7 @@ def fit(
         >>> result.steps
         20
     """
-    model, data = as_model(model), as_dataset(data)
-    where = pick_device(device)
+    model, data, where = as_model(model), as_dataset(data), pick_device(device)
     name, loss_of = bind_objective(objective, objective_options)
     options = dict(getattr(loss_of, "keywords", {}))
     if steps is not None and epochs is not None:
@@ -204,11 +204,11 @@ def fit(
     data = data.to(where)
     check_rows(model, data)
     keep = None if held_out is None else as_dataset(held_out).to(where)
-    with frozen(*(m for side, m in modules.items() if side == freeze)), seeded(seed, where):
+    still = frozen(*(m for side, m in modules.items() if side == freeze))
+    with still, seeded(seed, where), joined(where) as team:
         result = FitResult(model, guide, name, no_bound=_no_bound(guide, data, options))
-        loop = Loop(result, data, loss_of, settings, optimizer, lr, keep)
-        if resume:
-            loop.restore()
+        loop = Loop(result, data, loss_of, settings, optimizer, lr, keep, team)
+        loop.restore() if resume else None
         loop.run()
     return loop.result
 

@@ -20,7 +20,7 @@ __all__ = ["BINARIZATIONS", "Binarization", "Images", "as_image_rows"]
 
 Binarization = Literal["static", "dynamic", "none"]
 BINARIZATIONS = ("static", "dynamic", "none")
-LOWEST = -(2**63)
+LOWEST, HIGHEST = -(2**63), 2**63 - 1
 CHUNK = 512  # rows that the evaluation's draw takes at a time; the draw does not depend on it
 
 
@@ -212,8 +212,9 @@ def _fresh(pixels: Tensor, white: float) -> Tensor:
     """A Bernoulli draw of every pixel, by the generator of the device. Four pixels share one random
     number of 64 bits, which costs a fourth of `torch.bernoulli`."""
     count = pixels.numel()
-    noise = torch.empty(-(-count // 4), dtype=torch.int64, device=pixels.device)
-    noise = noise.random_(LOWEST, None).view(torch.int16)[:count]
+    shape = (-(-count // 4),)
+    noise = torch.randint(LOWEST, HIGHEST, shape, dtype=torch.int64, device=pixels.device)
+    noise = (noise ^ LOWEST).view(torch.int16)[:count]
     return _lit(pixels, white, noise.view(pixels.shape))
 
 

@@ -4,77 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from zoo.chunks import pieces, plan
+from zoo.chunks import plan
 from zoo.context import seeded, stream, validation
 from zoo.data import Batch, Dataset, as_dataset
+from zoo.engine import RunName
 from zoo.estimate import Estimate
+from zoo.ladder import Ladder
 from zoo.model import Model, as_model
 from zoo.particles import simulate
+from zoo.piecewise import Piecewise
 from zoo.progress import counting
 from zoo.sums import Sums
 from zoo.weights import log_weights
 
+__all__ = ["EVALUATION", "Ladder", "importance_ladder", "rungs", "sweep"]
+
 EVALUATION = "evaluation"  # the stream of ``evaluate``
-
-
-@dataclass(frozen=True)
-class Ladder:
-    """Importance-weighted bounds of rising K, from the same draws, in nats per datapoint.
-
-    Attributes:
-        levels: the numbers of draws k, rising from 1 to ``num_particles``.
-        bounds: an unbiased estimate of IWAE_k = E log (1/k) Σ_k p(x, z_k)/q(z_k | x) at each level;
-            each is a lower bound on log p(x), the first the ELBO.
-        gaps: IWAE_K − IWAE_k at each level, with the error of the difference (the draws are the
-            same); the last is 0.
-        num_outer: draws of the global latents, 1 where there are none.
-        predictive: see ``importance_ladder``.
-        seed: of the draws.
-    """
-
-    levels: tuple[int, ...]
-    bounds: tuple[Estimate, ...]
-    gaps: tuple[Estimate, ...]
-    num_outer: int
-    predictive: bool
-    seed: int
-
-    @property
-    def num_particles(self) -> int:
-        """K."""
-        return self.levels[-1]
-
-    @property
-    def elbo(self) -> Estimate:
-        """The evidence lower bound."""
-        return self.bounds[0]
-
-    @property
-    def iwae(self) -> Estimate:
-        """IWAE_K; −IWAE_K is the usual estimate of the NLL, from above."""
-        return self.bounds[-1]
-
-    @property
-    def kl(self) -> Estimate:
-        """IWAE_K − ELBO ≤ KL(q ‖ p(z | x)): a lower bound, up to its Monte-Carlo error."""
-        return self.gaps[0]
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "levels": list(self.levels),
-            "bounds": [bound.as_dict() for bound in self.bounds],
-            "below_top": [gap.as_dict() for gap in self.gaps],
-            "num_outer": self.num_outer,
-            "predictive": self.predictive,
-            "seed": self.seed,
-        }
 
 
 def importance_ladder(
@@ -88,6 +38,7 @@ def importance_ladder(
     seed: int = 0,
     predictive: bool = False,
     max_elements: int | None = None,
+    run: RunName = "auto",
     progress: bool | None = False,
 ) -> Ladder:
     """IWAE_k for several k, by importance sampling with q as the proposal.
@@ -114,6 +65,10 @@ def importance_ladder(
         predictive: for rows that global latents were not fitted to, as in ``evaluate``.
         max_elements: how many numbers the largest tensor may have; by default 2²¹ on a CPU and 2²⁶
             on a GPU.
+        run: how the pieces are drawn, with the same draws: ``eager``, through Pyro; ``compiled``,
+            captured once and compiled by inductor; ``graph``, captured and replayed as a CUDA
+            graph; ``auto`` captures where eager draws would take minutes. What cannot be captured
+            runs eager and says why.
         progress: a bar; None shows one on a terminal.
 
     Raises:
@@ -155,6 +110,7 @@ def importance_ladder(
         purpose="importance",
         predictive=predictive,
         max_elements=max_elements,
+        run=run,
         progress=progress,
     )
 
@@ -191,6 +147,7 @@ def sweep(
     purpose: str,
     predictive: bool,
     max_elements: int,
+    run: RunName = "auto",
     progress: bool | None = False,
 ) -> Ladder:
     """The ladder of any pair, a point mass too (whose figures are no bounds).
@@ -205,6 +162,7 @@ def sweep(
             _check(model, guide, batch.to(model.device))
         paired = purpose == EVALUATION
         cut = plan(model, guide, data, top, num_outer, max_elements, of_model=paired)
+        draws = Piecewise(model, guide, len(data), top, cut, run)
         torch.manual_seed(stream(seed, purpose))
         # One block for all that is kept: small tensors among large ones would split the heap.
         shape = (2, len(levels), 2, cut.outer, len(data))
@@ -212,11 +170,12 @@ def sweep(
         with counting("draws", len(data) * top, progress) as advance:
             for batch in data.batches(cut.rows):
                 batch, sums = batch.to(model.device), Sums(levels)
-                for weights in pieces(model, guide, batch, top, cut):
-                    sums.add(weights)
-                    advance(len(batch) * weights.local.shape[-2])
+                for drawn in draws(batch):
+                    sums.add(drawn)
+                    advance(len(batch) * drawn.h.shape[-2])
                 place = slice(start, start + len(batch))
-                for figures, row in zip(kept, sums.result(predictive), strict=True):
+                size = None if predictive else batch.total
+                for figures, row in zip(kept, sums.result(size), strict=True):
                     for figure, (value, variance) in zip(figures, row, strict=True):
                         figure[0, :, place], figure[1, :, place] = value, variance
                 places.append(place)
@@ -225,7 +184,8 @@ def sweep(
         tuple(gather([(v[:, p], s[:, p]) for p in places], cut.outer) for v, s in figures)
         for figures in kept
     )
-    return Ladder(levels, bounds, gaps, cut.outer, predictive, seed)
+    ran = {"way": draws.way, "why": draws.why}
+    return Ladder(levels, bounds, gaps, cut.outer, predictive, seed, ran)
 
 
 def _check(model: Model, guide: Callable[[Batch], Any], batch: Batch) -> None:

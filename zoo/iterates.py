@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,6 +76,7 @@ class Recorder:
                 self.places.append((parameter, torch.from_numpy(chosen).to(parameter.device)))
                 names += [name + _at(place, parameter.shape) for place in chosen]
         self.names, self.every, self.steps = tuple(names), 1, list[int]()
+        self.merged: Callable[[Tensor], Tensor] = lambda rows: rows  # where processes have parts
         self.rows: Tensor | None = None  # (1024, M)
         if self.places:
             self.rows = torch.empty(SNAPSHOTS, len(names)).to(self.places[0][0])
@@ -102,14 +103,14 @@ class Recorder:
         """What has been kept, on the CPU; None where nothing is trained."""
         if self.rows is None or not self.steps:
             return None
-        rows = self.rows[: len(self.steps)].cpu()
+        rows = self.merged(self.rows[: len(self.steps)]).cpu()
         return Iterates(rows.clone(), torch.tensor(self.steps), self.names)
 
     def state(self) -> tuple[dict[str, Tensor], list[str]]:
         """What a checkpoint keeps of it: tensors, and the names of the entries."""
         if self.rows is None:
             return {}, []
-        rows = self.rows[: len(self.steps)]
+        rows = self.merged(self.rows[: len(self.steps)])
         kept = {f"{HOME}values": rows, f"{HOME}steps": torch.tensor(self.steps, dtype=torch.long)}
         return kept, list(self.names)
 

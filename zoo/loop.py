@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo import checkpoint, store
+from zoo.alone import Alone
 from zoo.averaging import Average
 from zoo.backward import Backward
 from zoo.data import Batch, Dataset
@@ -37,18 +38,23 @@ class Loop:
         optimizer: str,
         lr: float,
         held_out: Dataset | None,
+        team: Alone | None = None,
     ):
         self.result, self.data, self.loss_of, self.settings = result, data, loss_of, settings
         self.held_out, self.device = held_out, data.device
+        self.team = team = team or Alone()
+        if result.objective == "em" and team.divides:
+            raise ValueError("em takes an exact step on all rows at once: use one process")
         parts = {"model": result.model, "guide": result.guide}
         self.modules = {k: v for k, v in parts.items() if isinstance(v, nn.Module)}
+        self.recorder = Recorder(self.modules, settings.seed)
+        team.begin(self.modules, data, self.recorder)
         self.optimizers = make_optimizers(self.modules.values(), optimizer, lr, **settings.adam)
         whole = settings.batch_size == len(data)
-        how = settings.accumulate, settings.warm_up, settings.half, settings.labelled_rows
+        how = settings.accumulate, settings.warm_up, settings.half, settings.labelled_rows, team
         self.backward = Backward(loss_of, data, whole, *how)
         self.average = None if settings.ema is None else Average(self.modules, settings.ema)
         self.stopping = EarlyStopping(settings.patience) if held_out is not None else None
-        self.recorder = Recorder(self.modules, settings.seed)
         self.engine = Engine(self, *choose(settings.run, self.device, settings.steps))
         self.best: dict[str, Tensor] = {}
         self.window = torch.zeros(settings.log_every, device=self.device)  # losses not yet read
@@ -56,11 +62,11 @@ class Loop:
 
     def run(self) -> None:
         """Takes the steps that are left."""
-        result, settings = self.result, self.settings
+        result, settings, stop = self.result, self.settings, False
         if settings.out:
-            store.begin(settings.out, result, self.data, self.resumed)
+            self.team.once(store.begin, settings.out, result, self.data, self.resumed)
         if not self.optimizers and result.objective != "em":
-            print("nothing to train: no parameter is free")
+            print("nothing to train: no parameter is free") if self.team.first else None
             if settings.out:
                 checkpoint.save(settings.out, self)
             return
@@ -68,12 +74,10 @@ class Loop:
             self.say(f"run: {self.engine.way} ({self.engine.why})")
         clock = time.perf_counter() - result.seconds
         saved = time.perf_counter()
-        bar = progress_bar(settings.progress, settings.steps, result)
-        with Interrupt() as interrupt, bar:
+        bar = progress_bar(settings.progress if self.team.first else False, settings.steps, result)
+        with Interrupt(self.team.divides) as interrupt, bar:
             ahead = Ahead(self.indices())
-            while result.steps < settings.steps:
-                if result.stopped_early or interrupt.asked:
-                    break
+            while result.steps < settings.steps and not (result.stopped_early or stop):
                 self.engine.advance(ahead.take(min(self.until_look(), self.engine.room)))
                 result.seconds = time.perf_counter() - clock
                 if self.filled == settings.log_every:
@@ -81,16 +85,19 @@ class Loop:
                     bar.update(result)
                 if self.stopping and result.steps % settings.eval_every == 0:
                     self.look()
-                if settings.out and time.perf_counter() - saved > settings.checkpoint_every:
+                due = bool(settings.out) and time.perf_counter() - saved > settings.checkpoint_every
+                stop, due = self.team.agreed(interrupt.asked, due, self.filled == 0)
+                if settings.out and due:
                     checkpoint.save(settings.out, self)
                     saved = time.perf_counter()
-            result.interrupted = interrupt.asked and result.steps < settings.steps
+            result.interrupted = stop and result.steps < settings.steps
             if settings.out:
                 checkpoint.save(settings.out, self)
             self.flush()
             result.iterates = self.recorder.iterates()
             if self.best or self.average:
                 self.load_weights(self.best or self.shown())
+            self.team.end()
             bar.update(result)
 
     def until_look(self) -> int:
@@ -103,7 +110,7 @@ class Loop:
 
     def say(self, line: str) -> None:
         """A line for the user, where there is one to read it."""
-        if self.settings.progress is not False:
+        if self.settings.progress is not False and self.team.first:
             print(line)
 
     def indices(self) -> Iterator[Tensor]:
@@ -137,7 +144,7 @@ class Loop:
                     if parameter.grad is not None and not parameter.grad.is_sparse:
                         parameter.grad.nan_to_num_(0.0, 0.0, 0.0)
         if self.settings.clip is not None and self.optimizers:
-            clip_gradients(self.optimizers, self.settings.clip)
+            clip_gradients(self.optimizers, self.settings.clip, self.team.row_norm)
         if self.average:
             self.average.before(result.steps + 1)
         for optimizer in self.optimizers:
@@ -151,8 +158,9 @@ class Loop:
     def failure(self, step: int, loss: Tensor, batches: list[Batch]) -> NonFiniteLossError:
         """What to tell the user about a loss that is not finite."""
         torch.set_rng_state(self.backward.drawn_from)
+        self.team.end()
         pair = self.result.model, self.result.guide
-        found = [blame(*pair, self.loss_of, batch) for batch in batches]
+        found = self.team.told([blame(*pair, self.loss_of, batch) for batch in batches])
         where = next((place for place in found if not place.startswith("every site")), found[0])
         kept = f"; the last checkpoint is in {self.settings.out}" if self.settings.out else ""
         return NonFiniteLossError(
@@ -184,6 +192,8 @@ class Loop:
     def log(self, row: dict[str, Any]) -> None:
         """Adds a row of metrics and shows it to the callbacks."""
         self.result.metrics.append(row)
+        if not self.team.first:
+            return
         if self.settings.out:
             store.append_metrics(self.settings.out, row)
         for callback in self.settings.callbacks:
@@ -192,9 +202,11 @@ class Loop:
     def look(self) -> None:
         """Compares the held-out bound with the best so far, and keeps the weights that rose."""
         assert self.stopping is not None and self.held_out is not None
-        result = self.result
+        result, seed = self.result, self.settings.seed
         with self.averaged():
-            rows = held_out_bound(result.model, result.guide, self.held_out, 16, self.settings.seed)
+            with self.team.looking():
+                rows = held_out_bound(result.model, result.guide, self.held_out, 16, seed)
+            rows = self.team.same(rows)
             if self.stopping.update(rows, result.steps):
                 self.best = {k: v.clone() for k, v in self.weights().items()}
                 result.best_step = result.steps

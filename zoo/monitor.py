@@ -17,6 +17,7 @@ from zoo.data import Batch, Dataset
 from zoo.handlers import is_site
 from zoo.model import Model, observe
 from zoo.objectives.bounds import log_likelihood, mean
+from zoo.shares import divided
 from zoo.weights import log_weights
 
 
@@ -102,7 +103,8 @@ def blame(model: Model, guide: Any, loss_of: Callable[..., Tensor], batch: Batch
                 value = parameter.detach()[bad][0].item()
                 return f"parameter {name!r} of the {side} has become {value}"
     quiet = contextlib.suppress(Exception)
-    with poutine.block(), torch.no_grad(), validation(False), Suspect() as suspect, quiet:
+    drawn = divided(batch, model)  # as it was
+    with poutine.block(), drawn, torch.no_grad(), validation(False), Suspect() as suspect, quiet:
         loss_of(model, guide, batch)
     return suspect.found or "every site is finite at a second look, so the gradient overflowed"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -114,7 +114,11 @@ def learning_rate(schedule: str, lr: float, step: int, steps: int, final: float 
     return lr * factors[schedule]
 
 
-def clip_gradients(optimizers: Iterable[Optimizer], limit: float) -> Tensor:
+def clip_gradients(
+    optimizers: Iterable[Optimizer],
+    limit: float,
+    row_norm: Callable[[Tensor], Tensor] = Tensor.norm,
+) -> Tensor:
     """Shortens the gradient to ``limit``, without a device sync; returns its length before."""
     grads = [
         p.grad
@@ -125,7 +129,7 @@ def clip_gradients(optimizers: Iterable[Optimizer], limit: float) -> Tensor:
     ]
     if not grads:
         return torch.zeros(())
-    parts = [(g.coalesce().values() if g.is_sparse else g).norm() for g in grads]
+    parts = [row_norm(g.coalesce().values()) if g.is_sparse else g.norm() for g in grads]
     norm = torch.stack(parts).norm()
     factor = (limit / (norm + 1e-12)).clamp(max=1.0)
     for grad in grads:

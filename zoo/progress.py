@@ -55,22 +55,27 @@ def progress_bar(show: bool | None, total: int, result: Any) -> Bar:
 class Interrupt:
     """Turns the first Ctrl-C into a question asked between two steps; the second one interrupts.
 
+    Args:
+        ended: whether SIGTERM, which torchrun sends, asks too.
+
     Attributes:
         asked: whether Ctrl-C has been pressed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ended: bool = False) -> None:
         self.asked = False
+        self.signals = [signal.SIGINT, signal.SIGTERM] if ended else [signal.SIGINT]
 
     def __enter__(self) -> Self:
         self.mine = threading.current_thread() is threading.main_thread()
         if self.mine:
-            self.before = signal.signal(signal.SIGINT, self._ask)
+            self.before = [(which, signal.signal(which, self._ask)) for which in self.signals]
         return self
 
     def __exit__(self, *exception: Any) -> None:
         if self.mine:
-            signal.signal(signal.SIGINT, self.before)
+            for which, before in self.before:
+                signal.signal(which, before)
 
     def _ask(self, *_: Any) -> None:
         if self.asked:

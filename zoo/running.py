@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -31,10 +31,7 @@ def graph_of(step: Step) -> fx.GraphModule:
     Raises:
         CannotCapture: see ``zoo.tracing.trace``.
     """
-    try:
-        return trace(step, list(step.state.values()))
-    finally:
-        step.backward.batch = None
+    return trace(step, list(step.state.values()))
 
 
 def in_order(graph: fx.GraphModule, step: Step) -> Run:
@@ -51,18 +48,21 @@ def in_order(graph: fx.GraphModule, step: Step) -> Run:
 
 
 def compiled(graph: fx.GraphModule, step: Step) -> Run:
-    """Runs machine code made by inductor: on the CPU a loop of any number of steps in one call."""
-    if step.loop.device.type != "cpu":
-        return replayed(_inductor(graph), step)
+    """Runs machine code made by inductor: on the CPU a loop of any number of steps in one call.
+
+    Raises:
+        CannotCapture: there is no C++ compiler, or inductor does not know an operation.
+    """
+    if step.device.type != "cpu":
+        return replayed(machine_code(graph, list(step.state.values())), step)
     state = list(step.state.values())
     limit = torch.zeros(1, dtype=torch.long)
     try:
-        loop = _inductor(_looped(graph), cpp_wrapper=True)
+        loop = _inductor_loop(graph)
         with torch.no_grad():
             loop(state[0].clone(), limit, *state[1:])
-    except Exception:  # no loops in this torch
-        one = _inductor(graph)
-        return in_order(one, step)
+    except Exception:  # torch 2.11 has no loops that change tensors in place
+        return in_order(machine_code(graph, state), step)
 
     def run(count: int) -> None:
         with torch.no_grad():
@@ -71,9 +71,33 @@ def compiled(graph: fx.GraphModule, step: Step) -> Run:
     return run
 
 
-def _looped(graph: fx.GraphModule) -> Callable[..., Any]:
-    """``(i, limit, *state)``: the step for i, i + 1, … below the limit."""
+def machine_code(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
+    """What inductor makes of a graph, for inputs like these.
+
+    Raises:
+        CannotCapture: there is no compiler, or inductor does not know an operation.
+    """
+    from torch._inductor import config
+    from torch._inductor.compile_fx import compile_fx
+
+    try:
+        on_cpu = inputs[0].device.type == "cpu"
+        with config.patch({**INDUCTOR, "cpp_wrapper": on_cpu}), torch.no_grad():
+            made: Any = compile_fx(graph, list(inputs))
+            return made
+    except Exception as error:
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise CannotCapture(f"inductor cannot compile it: {said[0]}") from error
+
+
+def _inductor_loop(graph: fx.GraphModule) -> Callable[..., Any]:
+    """``(i, limit, *state)``: the step for i, i + 1, … below the limit, as machine code.
+
+    Dynamo keeps what it compiles by the code object, so every step gets one of its own.
+    """
+    import torch._dynamo
     from torch._higher_order_ops.while_loop import while_loop
+    from torch._inductor import config
 
     def loop(i: Tensor, limit: Tensor, *state: Tensor) -> Any:
         def once(i: Tensor) -> tuple[Tensor]:
@@ -82,32 +106,12 @@ def _looped(graph: fx.GraphModule) -> Callable[..., Any]:
 
         return while_loop(lambda i: (i < limit).reshape(()), once, (i,))
 
-    return loop
-
-
-def _inductor(function: Any, **options: Any) -> Any:
-    """``torch.compile`` with a cache of its own, compiled at the first call."""
-    import torch._dynamo
-    import torch._inductor.config as config
-
-    if isinstance(function, fx.GraphModule):
-        graph = function
-
-        def function(*state: Tensor) -> Any:
-            return graph(*state)
-
-    # Dynamo keeps what it compiles by the code object: one for each step that is captured.
-    code = function.__code__.replace(co_name=f"step_{next(_names)}")
-    fresh = types.FunctionType(
-        code, function.__globals__, code.co_name, function.__defaults__, function.__closure__
-    )
+    code = loop.__code__.replace(co_name=f"step_{next(_names)}")
+    fresh = types.FunctionType(code, loop.__globals__, code.co_name, None, loop.__closure__)
     made = torch.compile(fresh, fullgraph=True, dynamic=False)
 
     def call(*state: Tensor) -> Any:
-        with (
-            config.patch({**INDUCTOR, **options}),
-            torch._dynamo.config.patch(allow_rnn=True, recompile_limit=1),
-        ):
+        with config.patch({**INDUCTOR, "cpp_wrapper": True}):
             return made(*state)
 
     return call
@@ -115,7 +119,7 @@ def _inductor(function: Any, **options: Any) -> Any:
 
 def replayed(function: Callable[..., Any], step: Step) -> Run:
     """Records the kernels of one step as a CUDA graph and replays it."""
-    state, device = list(step.state.values()), step.loop.device
+    state, device = list(step.state.values()), step.device
     before = torch.cuda.get_rng_state(device)
     halted, kept = step.state["halted"], {n: step.state[n].clone() for n in step.still}
     halted.fill_(True)  # steps that leave every weight as it was

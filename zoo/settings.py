@@ -11,6 +11,7 @@ import torch
 
 from zoo.engine import RunName
 from zoo.iterates import Iterates
+from zoo.launch import launched, local_rank
 from zoo.model import Model
 
 
@@ -88,15 +89,17 @@ class Settings:
 
 
 def pick_device(device: str) -> torch.device:
-    """``auto`` is CUDA where there is one.
+    """``auto`` is CUDA where there is one; each process of torchrun has a device of its own.
 
     Raises:
         ValueError: CUDA where there is none, or another word.
     """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError("no CUDA device here; use device='auto' or 'cpu'")
+    if device == "cuda" and launched():
+        device = f"cuda:{local_rank()}"
     try:
         return torch.device(device)
     except RuntimeError:

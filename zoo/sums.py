@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.weights import LogWeights
+from zoo.piece import Drawn
 
 MOST_BLOCKS = 8192  # sums that are kept of a row, whatever K
 
@@ -32,14 +32,12 @@ class Sums:
         self.pending: tuple[Tensor, Tensor] | None = None
         self.log_sums: list[Tensor] = []  # (S, blocks, B)
         self.means: dict[int, list[Tensor]] = {k: [] for k in self.low}
-        self.weights: LogWeights | None = None
+        self.global_: Tensor | None = None  # (S,)
 
-    def add(self, weights: LogWeights) -> None:
-        """Takes in a piece, (..., S, k, B)."""
-        self.weights = self.weights or weights
-        h = first = weights.summed.double()
-        if weights.log_q_enum is not None:
-            first = weights.expected.double()
+    def add(self, drawn: Drawn) -> None:
+        """Takes in a piece, (S, k, B)."""
+        self.global_ = drawn.global_ if self.global_ is None else self.global_
+        h, first = drawn.h, drawn.h if drawn.first is None else drawn.first
         if self.pending is not None:
             same = first is h
             h = torch.cat([self.pending[0], h], -2)
@@ -58,9 +56,12 @@ class Sums:
             inside = groups(blocks, k).logsumexp(-2) - math.log(k)  # (S, blocks, G/k, B)
             found.append(inside.mean(-2))
 
-    def result(self, predictive: bool) -> tuple[list[Any], list[Any]]:
-        """(S, B) values and variances of the bound at every level, and of its distance to K's."""
-        assert self.weights is not None
+    def result(self, size: int | None) -> tuple[list[Any], list[Any]]:
+        """(S, B) values and variances of the bound at every level, and of its distance to K's.
+
+        Args:
+            size: N, the rows that log p(g)/q(g) is shared out over; None leaves it out.
+        """
         blocks = torch.cat(self.log_sums, -2)  # (S, blocks, B)
         everything = blocks.logsumexp(-2, keepdim=True)
         if self.pending is not None:
@@ -77,8 +78,9 @@ class Sums:
             found = torch.cat(self.means[k], -2) if k in self.means else inner - math.log(k)
             bounds.append((found.mean(-2), _variance(found)))
             gaps.append(((top - found).mean(-2), _variance(ratio - found)))
-        if not predictive:
-            share = self.weights.global_.double().unsqueeze(-1) / self.weights.size
+        if size is not None:
+            assert self.global_ is not None
+            share = self.global_.unsqueeze(-1) / size
             bounds, best = ([(v + share, var) for v, var in part] for part in (bounds, best))
         return bounds + best, [*gaps, (none, none)]
 

@@ -14,6 +14,7 @@ from typing import Any
 import pyro
 import torch
 
+from zoo import _capture_checks as captures
 from zoo import _family_checks as families
 from zoo import _guide_checks as checks
 from zoo import _input_checks as inputs
@@ -25,7 +26,7 @@ from zoo.exact import knows
 from zoo.model import Model, as_model
 from zoo.particles import simulate
 
-__all__ = ["check_family", "check_guide", "check_model"]
+__all__ = ["check_captured", "check_family", "check_guide", "check_model"]
 
 ROWS = 5
 
@@ -136,6 +137,54 @@ def check_family(kind: Any, **options: Any) -> None:
         for dim in (1, 2, 3):
             with explained(f"in {dim} dimensions the family fails"):
                 families.check(kind(dim, **options))
+
+
+def check_captured(
+    model: Any,
+    guide: Any,
+    data: Any,
+    objective: Any = "elbo",
+    *,
+    run: str = "traced",
+    steps: int = 20,
+    tol: float = 1e-6,
+    **options: Any,
+) -> float:
+    """That a fit whose step is captured is the eager fit; the largest relative difference.
+
+    Checked: copies of the pair in float64, fitted captured and eager from the same start and seed,
+    have the same losses in every row of metrics and end with the same weights; and the step was
+    really captured, to the end.
+
+    Args:
+        model: a ``Model`` or a plain Pyro function.
+        guide: for it; None where the objective needs none.
+        data: what they are fitted to.
+        objective: as for ``fit``.
+        run: ``compiled``, ``graph``; or ``traced``, the captured operations one by one, which needs
+            no compiler.
+        steps: how many.
+        tol: the largest difference, relative to the larger of 1 and the largest entry.
+        options: of ``fit``, such as ``batch_size``; a row of metrics after every step by default.
+
+    Raises:
+        AssertionError: what differs, or why the step could not be captured.
+        ValueError: as ``fit``.
+
+    Example:
+        >>> from guides import Guide
+        >>> from zoo.models.ppca import PPCA
+        >>> model, data = PPCA.example()
+        >>> check_captured(model, Guide(model, data), data, steps=3) < 1e-9
+        True
+    """
+    model, guide = copy.deepcopy((as_model(model), guide))
+    if isinstance(guide, torch.nn.Module):
+        guide.double()
+    data = as_dataset(data).to(model.double().device, torch.float64)
+    given = {"log_every": 1, "device": str(model.device), "progress": False, **options}
+    with factory(torch.device("cpu"), torch.float64):
+        return captures.check((model, guide), data, objective, run, tol, steps=steps, **given)
 
 
 def _given(model: Any, data: Any) -> tuple[Model, Dataset]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,10 +25,11 @@ class CannotCapture(RuntimeError):
 def trace(function: Callable[..., Any], inputs: Sequence[Tensor]) -> fx.GraphModule:
     """The tensor operations of ``function(*inputs)``, which changes its inputs in place.
 
-    It is run twice on copies of the inputs, Python's and NumPy's random numbers moved on between,
-    and the two graphs must be one: a Python counter or a number from ``random`` would be frozen in
-    the graph without a word. Tensors that are no inputs are constants: the graph holds the tensors
-    themselves, so that a later change of their values in place is seen.
+    It is run twice, on copies of the inputs and on other values, Python's and NumPy's random
+    numbers moved on between, and the two graphs must be one: a Python counter, a number from
+    ``random``, or one read off a tensor would be frozen in the graph without a word. Tensors that
+    are no inputs are constants: the graph holds the tensors themselves, so that a later change of
+    their values in place is seen.
 
     Args:
         function: of tensors; what it draws is drawn from torch's generators.
@@ -33,7 +37,8 @@ def trace(function: Callable[..., Any], inputs: Sequence[Tensor]) -> fx.GraphMod
 
     Raises:
         CannotCapture: control flow that depends on values of tensors; two graphs that differ; a
-            parameter that is reached by a road other than its module.
+            parameter that is reached by a road other than its module; a state of the random numbers
+            that the function sets.
 
     Example:
         >>> def double(x):
@@ -45,14 +50,14 @@ def trace(function: Callable[..., Any], inputs: Sequence[Tensor]) -> fx.GraphMod
         tensor([2., 2.])
     """
     with python_random_kept():
-        first = _once(function, inputs)
+        second, _ = _once(function, [_moved(t) for t in inputs], seed=1)
         random.random()
         np.random.random()  # noqa: NPY002  # of the global generator, which a model may use
-        second = _once(function, inputs)
+        first, drawn = _once(function, inputs, seed=0)
     if difference := _difference(first, second):
         raise CannotCapture(
-            f"two runs of the step are not the same graph ({difference}); a Python counter or "
-            "numbers of `random` or NumPy in the model would be frozen in it"
+            f"two runs of the step are not the same graph ({difference}); a Python counter, a "
+            "number of `random` or NumPy, or a value read off a tensor would be frozen in it"
         )
     used = {t.data_ptr() for t in inputs if t.numel()}
     for name, value in _constants(first):
@@ -61,27 +66,76 @@ def trace(function: Callable[..., Any], inputs: Sequence[Tensor]) -> fx.GraphMod
                 f"a parameter of shape {tuple(value.shape)} is used from outside the modules of "
                 f"model and guide ({name}); make it an attribute of one of them"
             )
+    _draw_at_once(first)
     first.graph.eliminate_dead_code()
     for node in first.graph.nodes:
         node.meta.clear()  # of the inputs that it was traced with
     first.recompile()
+    if any(not torch.equal(a, b) for a, b in zip(drawn, _drawn(first, inputs), strict=True)):
+        raise CannotCapture(
+            "the step sets the state of the random numbers (`manual_seed`, a checkpoint of "
+            "activations with draws in it), which a graph cannot"
+        )
     return first
 
 
-def _once(function: Callable[..., Any], inputs: Sequence[Tensor]) -> fx.GraphModule:
+def _once(
+    function: Callable[..., Any], inputs: Sequence[Tensor], seed: int
+) -> tuple[fx.GraphModule, list[Tensor]]:
+    """The graph, and the state of the random numbers afterwards."""
+    from torch._guards import TracingContext, tracing
+    from torch._subclasses import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
 
+
+
     copies = [t.detach().clone() for t in inputs]
-    device = next((t.device for t in copies if t.device.type != "cpu"), torch.device("cpu"))
-    with seeded(0, device), validation(False), Gaussian():
+    device = _device(inputs)
+    one = TracingContext(FakeTensorMode(allow_fallback_kernels=True))  # or torch makes one an op
+    with seeded(seed, device), validation(False), Gaussian(), tracing(one):
         try:
-            return make_fx(function)(*copies)
-        except (RuntimeError, TypeError, NotImplementedError) as error:
-            said = str(error).strip().splitlines() or [type(error).__name__]
-            hint = ""
-            if "_local_scalar_dense" in said[0] or "data-dependent" in str(error):
-                hint = "the value of a tensor is read on the host (`.item()`, `if tensor:`): "
-            raise CannotCapture(f"{hint}{said[0]}") from error
+            return make_fx(function)(*copies), _random_state(device)
+        except CannotCapture:
+            raise
+        except Exception as error:  # what the eager step does without
+            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            if "_local_scalar_dense" in said or "data-dependent" in str(error):
+                said = "the value of a tensor is read on the host (`.item()`, `if tensor:`)"
+            raise CannotCapture(f"{said}, in {_place(error)}") from error
+
+
+def _moved(value: Tensor) -> Tensor:
+    """Other values than these, so that what is read off them shows."""
+    if value.is_floating_point():
+        return value + 1e-3 * (1 + value.abs())
+    return value.roll(1)
+
+
+@torch.no_grad()
+def _drawn(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """The state of the random numbers after a run of the graph."""
+    device = _device(inputs)
+    with seeded(0, device):
+        graph(*(t.detach().clone() for t in inputs))
+        return _random_state(device)
+
+
+def _device(inputs: Sequence[Tensor]) -> torch.device:
+    return next((t.device for t in inputs if t.device.type != "cpu"), torch.device("cpu"))
+
+
+def _random_state(device: torch.device) -> list[Tensor]:
+    cuda = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return [torch.get_rng_state(), *cuda]
+
+
+def _place(error: Exception) -> str:
+    """The last line of a traceback that is not torch's: file, number and text."""
+    lines = traceback.extract_tb(error.__traceback__)
+    own = [line for line in lines if f"{os.sep}torch{os.sep}" not in line.filename]
+    line = [line for line in own if line.name != "__torch_function__"][-1]
+    name = line.filename.partition(f"site-packages{os.sep}")[2] or Path(line.filename).name
+    return f"{name}, line {line.lineno}: {line.line}"
 
 
 def _difference(first: fx.GraphModule, second: fx.GraphModule) -> str:
@@ -104,6 +158,16 @@ def _constants(graph: fx.GraphModule) -> list[tuple[str, Tensor]]:
     return [(name, value) for name, value in found if isinstance(value, Tensor)]
 
 
+def _draw_at_once(graph: fx.GraphModule) -> None:
+    """``empty`` and ``normal_`` become ``randn``, the same numbers in one operation."""
+    for node in graph.graph.nodes:
+        if node.target is torch.ops.aten.normal_.default and len(node.args) == 1:
+            made = node.args[0]
+            if made.target is torch.ops.aten.empty.memory_format and len(made.users) == 1:
+                node.target, node.args = torch.ops.aten.randn.default, made.args
+                node.kwargs = made.kwargs
+
+
 @contextmanager
 def python_random_kept() -> Iterator[None]:
     """Python's and NumPy's global generators go on afterwards as if nothing had happened."""
@@ -116,12 +180,13 @@ def python_random_kept() -> Iterator[None]:
 
 
 class Gaussian(TorchFunctionMode):
-    """Standard normal numbers come from ``torch.randn`` alone: the same numbers in one operation,
-    which ``vmap`` knows where it refuses ``empty().normal_()``."""
+    """Under ``vmap`` standard normal numbers come from ``torch.randn``: the same numbers, where it
+    refuses ``empty().normal_()``."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is torch.Tensor.normal_ and len(args) == 1 and not kwargs:
+        inside = torch._C._functorch.maybe_current_level() is not None  # type: ignore[attr-defined]
+        if inside and func is torch.Tensor.normal_ and len(args) == 1 and not kwargs:
             like = args[0]
             return torch.randn(like.shape, dtype=like.dtype, device=like.device)
         return func(*args, **kwargs)

@@ -93,8 +93,8 @@ def _sparse(optimizer: Optimizer) -> bool:
     return isinstance(optimizer, torch.optim.SparseAdam)
 
 
-def clipped(gradients: Sequence[Tensor], limit: float) -> list[Tensor]:
-    """The gradient shortened to ``limit``."""
-    norm = torch.stack([g.norm() for g in gradients]).norm()
+def clipped(gradients: Sequence[Tensor], limit: float, norms: Sequence[Tensor]) -> list[Tensor]:
+    """The gradient shortened to ``limit``, the lengths of its parts given."""
+    norm = torch.stack(list(norms)).norm()
     factor = (limit / (norm + 1e-12)).clamp(max=1.0)
     return [g * factor for g in gradients]

@@ -16,6 +16,7 @@ from guides.family import Family, inverse_softplus
 from zoo.data import Batch
 from zoo.leapfrog import leapfrog, metropolis, target_of
 from zoo.model import Model, rows
+from zoo.shares import widened
 from zoo.sites import Latents
 
 
@@ -154,9 +155,10 @@ class Hamiltonian(Family):
             q = self(source(batch))
             u = _auxiliary("_z0", q, model, batch)
             target, step = target_of(model, batch, self.latents.local), self.log_step.exp()
-            u, rate = metropolis(
-                target, u, step * q.stddev, self.num_leapfrog, self.num_transitions
-            )
+            with widened(batch, u.shape[:-1]):
+                u, rate = metropolis(
+                    target, u, step * q.stddev, self.num_leapfrog, self.num_transitions
+                )
             if adapt:
                 self.log_step += 0.05 * (rate - self.acceptance)
         return dist.Delta(u, event_dim=1)

@@ -8,11 +8,11 @@ import pyro.distributions as dist
 import torch
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
 
 from zoo.data import Dataset
 from zoo.models._parts import check_size
 from zoo.models.vae import VAE
+from zoo.nets import indicator
 
 
 class ConditionalVAE(VAE):
@@ -100,7 +100,7 @@ class ConditionalVAE(VAE):
                 f"labels y are whole numbers 0 … {width - 1}, got {y.min():d} … {y.max():d}; give "
                 "condition_dim, the number of classes"
             )
-        return one_hot(y.long(), width)
+        return indicator(y, width)
 
     @property
     def shared_encoder(self) -> nn.Module | None:  # type: ignore[override]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo.context import frozen
 from zoo.data import Batch
@@ -46,11 +46,11 @@ def mcmc(
     encoder = getattr(model, "shared_encoder", None)  # of the prior and of q: it is trained as q's
     shared = list(encoder.parameters()) if encoder is not None else []
     kept = {id(parameter) for parameter in shared}
-    own = nn.ParameterList([p for p in model.parameters() if id(p) not in kept])
-    with frozen(own):
+    own = [p for p in model.parameters() if id(p) not in kept]
+    with frozen(*own):
         weights = log_weights(model, guide, batch, num_particles)
         check_pathwise(weights)
         bound = weights.per_datapoint(mean).mean()
-    with frozen(nn.ParameterList(shared)):
+    with frozen(*shared):
         fit = log_weights(model, refined, batch, num_particles).per_datapoint(mean).mean()
     return -bound - (fit - fit.detach())
