@@ -18,12 +18,13 @@ endif
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install $(PIP_FLAGS) -e
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test test-all lint clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make demo    compare exact, mean-field, full-rank and amortized posteriors of PPCA on digits'
 	@echo 'make test    run the tests, doctests and the README (PYTEST_FLAGS="-q -k name" for some)'
+	@echo 'make test-all  the same with every combination, of which the tests take a part: an hour'
 	@echo 'make lint    ruff and pyright'
 	@echo 'make clean   remove the environment, caches and the demo (not your runs)'
 	@echo
@@ -34,6 +35,9 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+test-all: $(VENV)/.installed-test
+	ZOO_TEST_ALL=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/python -m ruff check

@@ -33,8 +33,8 @@ class Planar(dist.transforms.Transform):
         b: (B, 1).
     """
 
-    domain = constraints.real_vector
-    codomain = constraints.real_vector
+    domain: Any = constraints.real_vector
+    codomain: Any = constraints.real_vector
 
     def __init__(self, w: jax.Array, u: jax.Array, b: jax.Array):
         inner = (w * u).sum(-1, keepdims=True)
@@ -63,17 +63,19 @@ def svi_of(case: Case) -> SVI:
     """The model and the guide of a case with their objective; both take (x, index)."""
     d, start = case.latent, case.start
 
+    def param(name: str) -> Any:
+        return numpyro.param(name, jnp.asarray(start[name]))
+
+    def own(name: str) -> Any:
+        return param(f"decoder.{name}")
+
     def network(name: str, x: jax.Array, activation: Callable[[Any], Any]) -> jax.Array:
         names = [key.removesuffix("weight") for key in start if key.startswith(name)]
         names = [key for key in names if not key.endswith("bias")]
         for i, key in enumerate(names):
             x = activation(x) if i else x
-            weight = numpyro.param(f"{key}weight", jnp.asarray(start[f"{key}weight"]).T)
-            x = x @ weight + numpyro.param(f"{key}bias", jnp.asarray(start[f"{key}bias"]))
+            x = x @ param(f"{key}weight").T + param(f"{key}bias")
         return x
-
-    def own(name: str) -> Any:
-        return numpyro.param(f"decoder.{name}", jnp.asarray(start[f"decoder.{name}"]))
 
     def mixture(x: jax.Array) -> None:
         loc, lower = own("loc"), own("lower")
@@ -102,7 +104,7 @@ def svi_of(case: Case) -> SVI:
         if case.guide == "none":
             return
         if case.guide == "table":
-            kappa = numpyro.param("table", jnp.asarray(start["table.weight"]))[index]
+            kappa = param("table.weight")[index]
         else:
             kappa = network("encoder", x, jax.nn.relu)
         q: Any = dist.Normal(kappa[:, :d], jax.nn.softplus(kappa[:, d : 2 * d])).to_event(1)

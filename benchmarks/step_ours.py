@@ -34,12 +34,12 @@ def pair(case: Case) -> tuple[Any, Any, Dataset, Callable[..., Any]]:
         return model.to(case.device), None, data.to(case.device), bind_objective("mle")[1]
     family = f"planar:{FOLDS}" if case.guide == "planar" else "mean_field"
     if case.guide == "table":
-        guide = Guide(model, data, family, "per_datapoint")
+        guide: Any = Guide(model, data, family, "per_datapoint")
         _load(guide.source.table, case, "table")
     else:
         hidden = list(case.encoder or (case.hidden,))
         guide = Guide(model, data, family, "amortized", inference_options={"hidden": hidden})
-        source: Any = guide.source
+        source = guide.source
         _load(source.encoder, case, "encoder")
         with torch.no_grad():  # the others' encoders read x itself, and hold κ_0 in the last bias
             source.center.zero_(), source.spread.fill_(1.0), source.start.zero_()

@@ -178,7 +178,7 @@ def libraries() -> dict[str, str]:
 
 def main() -> None:
     """Measures, prints and saves."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--cases", default="", help="a,b; by default all")
     parser.add_argument("--contenders", default="", help="a,b; by default all")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
@@ -196,13 +196,13 @@ def main() -> None:
         device=given.device,
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
-    show(rows, Console(width=160))
     if not given.dry:
         from benchmarks.report import save
         from zoo.store import versions
 
         with one_thread():
             save("step_time", {"versions": {**versions(), **libraries()}, "rows": rows})
+    show(rows, Console(width=160))
 
 
 if __name__ == "__main__":

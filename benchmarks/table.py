@@ -13,6 +13,7 @@ from pathlib import Path
 from benchmarks.report import RESULTS
 from benchmarks.table_cards import known, posteriors, time_of_card, truth
 from benchmarks.table_speed import end_to_end, evaluation_time, scaling, speed
+from benchmarks.table_steps import step_time
 
 README = Path(__file__).parent.parent / "README.md"
 START, END = "<!-- measured -->", "<!-- end of measured -->"
@@ -218,7 +219,7 @@ def estimators() -> list[str]:
 
 PARTS = (linear_gaussian, mean_field, mixtures, linear_vae, evidence, mnist)
 PARTS += (truth, known, posteriors, time_of_card, few_labels, estimators)
-PARTS += (speed, end_to_end, evaluation_time, scaling)
+PARTS += (speed, step_time, end_to_end, evaluation_time, scaling)
 
 
 def section() -> str:

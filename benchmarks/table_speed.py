@@ -12,18 +12,14 @@ def there(name: str) -> bool:
 
 
 def speed() -> list[str]:
-    """Steps and start-up."""
-    tables, steps, words = read("tables"), read("step_time"), read("startup")
+    """Steps of a table and start-up."""
+    tables, words = read("tables"), read("startup")
     small, large = tables["milliseconds_a_step"].values()
     low, high = tables["memory_mb_of_data_table_and_moments"].values()
-    one, many = steps["K=1"], steps["K=50"]
     return [
         f"A step of a full-rank table, batch {tables['batch']} (`tables`): {small:.1f} ms at "
         f"N = 10⁴ and {large:.1f} ms at N = 10⁶; data, table and moments take {low:.0f} and "
-        f"{high:.0f} MB. A step of PPCA with an encoder, batch 100 (`step_time`): stock Pyro SVI "
-        f"takes {one['stock/ours']:.2f} times ours at K = 1 and {many['stock/ours']:.2f} at "
-        f"K = 50, and ours {one['ours/by_hand']:.1f} and {many['ours/by_hand']:.1f} times "
-        f"hand-written PyTorch. `zoo list` answers in {words['zoo list']['median']:.2f} s, "
+        f"{high:.0f} MB. `zoo list` answers in {words['zoo list']['median']:.2f} s, "
         f"`zoo --help` in {words['zoo --help']['median']:.2f} s (`startup`). "
         f"All on {tables['device']}, {tables['machine']}.",
     ]

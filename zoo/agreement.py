@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from zoo.context import seeded, validation
-from zoo.tracing import CannotCapture, python_random_kept
+from zoo.tracing import SEED, CannotCapture, python_random_kept, trace
 
 if TYPE_CHECKING:
     from zoo.capture import Step
@@ -30,8 +30,6 @@ def agreed(step: Step, index: Tensor) -> fx.GraphModule:
         CannotCapture: an objective that takes its steps itself; hooks on a gradient; another
             gradient than eager's; numbers, words or flags of a module that a run changes.
     """
-    from zoo.running import graph_of
-
     loop = step.loop
     if loop.result.objective == "em":
         raise CannotCapture("em has no gradient, its steps are its own")
@@ -46,7 +44,7 @@ def agreed(step: Step, index: Tensor) -> fx.GraphModule:
         between = plain_values(step.modules)  # after a first run, which may find things out
         step.fill([index], loop.result.steps)
         try:
-            graph = graph_of(step)
+            graph = trace(step, list(step.state.values()), step.others())
         finally:
             now = plain_values(step.modules)
             changed = different(between, now)
@@ -99,7 +97,7 @@ def _eager(step: Step, index: Tensor) -> dict[str, Tensor] | None:
     kept = {name: step.state[name].clone() for name in {**step.parameters, **step.still}}
     for optimizer in loop.optimizers:
         optimizer.zero_grad(set_to_none=True)
-    with seeded(0, loop.device), validation(result.steps == 0), step.held():
+    with seeded(SEED, loop.device), validation(result.steps == 0), step.held():
         loss = loop.backward(result.model, result.guide, index, result.steps)
     for name, value in kept.items():
         step.state[name].copy_(value)

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from zoo.engine import AT_ONCE
+from zoo.lookups import Lookups
 from zoo.optim import sparse_tables
-from zoo.tracing import CannotCapture, swapped
+from zoo.tracing import CannotCapture, moved, swapped
 from zoo.updates import COLUMNS, betas_of, clipped, coefficients, moments, set_step, updated
 
 if TYPE_CHECKING:
@@ -216,6 +216,14 @@ class Step:
             torch.stack(order, out=self.state["order"][: len(order)])
         self.state["i"].zero_()
 
+    def others(self) -> list[Tensor]:
+        """Other values of the state: the rows after those of each step, and weights beside."""
+        size, count, order = len(self.loop.data), self.loop.data.num_labelled, self.state["order"]
+        after = count + (order - count + 1) % (size - count)
+        if count:  # labelled rows come first
+            after = torch.where(order < count, (order + 1) % count, after)
+        return [after if name == "order" else moved(v) for name, v in self.state.items()]
+
     def held(self) -> AbstractContextManager[None]:
         """A block in which a buffer that is replaced by another tensor is written in place."""
         return swapped(self.modules, {value: value for value in self.still.values()})
@@ -228,27 +236,3 @@ class Step:
 
 def _read(value: Tensor, rows: Tensor | None) -> Tensor:
     return value if rows is None else value.index_select(0, rows)
-
-
-class Lookups(TorchFunctionMode):
-    """Looked-up rows of tables are leaves of their own, so that no gradient has a table's size.
-
-    Attributes:
-        seen: the table's name, the rows (…), and their values (…, P), one for each look.
-    """
-
-    def __init__(self, tables: dict[str, Tensor]):
-        super().__init__()
-        self.tables = tables
-        self.seen: list[tuple[str, Tensor, Tensor]] = []
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.nn.functional.embedding:
-            for name, table in self.tables.items():
-                if args[1] is table:
-                    rows = table.index_select(0, args[0].reshape(-1))
-                    leaf = rows.view(*args[0].shape, -1).detach().requires_grad_()
-                    self.seen.append((name, args[0], leaf))
-                    return leaf
-        return func(*args, **kwargs)

@@ -111,7 +111,8 @@ def load(path: Path, loop: Loop) -> None:
     except (RuntimeError, KeyError, IndexError) as error:
         raise RunError(f"the checkpoint in {path} does not fit this pair: {error}") from None
     if way := (meta.get("run") or {}).get("way"):
-        loop.engine = Engine(loop, way, "as before")
+        moved = way == "graph" and loop.device.type != "cuda"  # from a GPU
+        loop.engine = Engine(loop, "compiled" if moved else way, "as before")
     loop.recorder.restore(tensors, meta.get("iterates"))
     loop.best = _part(tensors, "best.")
     loop.window, loop.filled = tensors["window"].to(loop.device), meta["filled"]

@@ -129,9 +129,8 @@ class Engine:
         """Losses, snapshots and counters of the steps that were taken."""
         loop = self.loop
         loop.window[loop.filled : loop.filled + count] = step.state["losses"][:count]
-        recent = step.state.get("recent")
-        for k in range(count if recent is not None else 0):
-            loop.recorder.take(first + k + 1, recent[k])  # type: ignore[index]
+        if (recent := step.state.get("recent")) is not None:
+            loop.recorder.take_many(first + 1, recent[:count])
         loop.filled += count
         loop.result.steps += count
         step.tell(loop.result.steps)
@@ -192,12 +191,13 @@ class Engine:
         """What to tell about the last of these steps; the draws before it are made once more."""
         loop, pair = self.loop, (self.loop.result.model, self.loop.result.guide)
         _set_random_state(before, loop.device)
-        for index in order[:-1]:
-            loop.backward.loss(*pair, index, loop.result.steps)
         options = loop.backward.options(loop.result.steps)
-        for part, _ in loop.backward.losses(*pair, order[-1], options):
-            if not part.isfinite():
-                break
+        with validation(False):
+            for index in order[:-1]:
+                loop.backward.loss(*pair, index, loop.result.steps)
+            for part, _ in loop.backward.losses(*pair, order[-1], options):
+                if not part.isfinite():
+                    break
         assert loop.backward.batch is not None
         return loop.failure(loop.result.steps, loss, [loop.backward.batch])
 

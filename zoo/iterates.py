@@ -87,13 +87,37 @@ class Recorder:
             return None
         return torch.cat([p.detach().take(index) for p, index in self.places])
 
-    def take(self, step: int, now: Tensor | None = None) -> None:
-        """After a step, counted from 1; ``now`` are the entries after it."""
-        if self.rows is None or step % self.every:
-            return
-        self.rows[len(self.steps)] = self.now() if now is None else now
-        self.steps.append(step)
-        if len(self.steps) == SNAPSHOTS:
+    def take(self, step: int) -> None:
+        """After a step, counted from 1."""
+        if self.rows is not None and step % self.every == 0:
+            self.rows[len(self.steps)] = self.now()  # type: ignore[assignment]
+            self.steps.append(step)
+            self._thin()
+
+    def take_many(self, first: int, recent: Tensor) -> None:
+        """After the steps ``first``, first + 1, …, after which the entries were ``recent``, (T, M).
+
+        Example:
+            >>> recorder = Recorder({"model": nn.Linear(1, 1, bias=False)}, seed=0)
+            >>> recorder.every = 2
+            >>> recorder.take_many(7, torch.arange(5.0)[:, None])
+            >>> recorder.steps, recorder.rows[:2, 0]
+            ([8, 10], tensor([1., 3.]))
+        """
+        step, last = first, first + len(recent) - 1
+        while self.rows is not None and step <= last:
+            begin, room = -(-step // self.every) * self.every, SNAPSHOTS - len(self.steps)
+            taken = range(begin, last + 1, self.every)[:room]
+            if not taken:
+                return
+            rows = recent[begin - first : taken[-1] - first + 1 : self.every]
+            self.rows[len(self.steps) : len(self.steps) + len(taken)] = rows
+            self.steps += taken
+            step = taken[-1] + 1
+            self._thin()
+
+    def _thin(self) -> None:
+        if self.rows is not None and len(self.steps) == SNAPSHOTS:
             self.every *= 2
             first = 0 if self.steps[0] % self.every == 0 else 1
             self.steps = self.steps[first::2]

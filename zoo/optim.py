@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -101,17 +101,18 @@ def learning_rate(schedule: str, lr: float, step: int, steps: int, final: float 
         [0.001, 0.00072, 0.00052, 0.0001]
     """
     t = min(1.0, step / max(1, steps))
-    stage = sum(3280 * step >= steps * (3**i - 1) // 2 for i in range(1, 8))  # i - 1
-    factors = {
-        "constant": 1.0,
-        "linear": 1 - (1 - final) * t,
-        "cosine": final + (1 - final) * 0.5 * (1 + math.cos(math.pi * t)),
-        "exponential": final**t,
-        "burda": round(10 ** (1 - stage / 7), 1) / 10,
-    }
-    if schedule not in factors:
-        raise ValueError(f"unknown schedule {schedule!r}; there are {sorted(factors)}")
-    return lr * factors[schedule]
+    if schedule == "constant":
+        return lr
+    if schedule == "linear":
+        return lr * (1 - (1 - final) * t)
+    if schedule == "cosine":
+        return lr * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * t)))
+    if schedule == "exponential":
+        return lr * final**t
+    if schedule == "burda":
+        stage = sum(3280 * step >= steps * (3**i - 1) // 2 for i in range(1, 8))  # i - 1
+        return lr * (round(10 ** (1 - stage / 7), 1) / 10)
+    raise ValueError(f"unknown schedule {schedule!r}; there are {sorted(get_args(ScheduleName))}")
 
 
 def clip_gradients(

@@ -15,14 +15,18 @@ import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
-from zoo.context import seeded, validation
+from zoo.context import seeded, stream, validation
+
+SEED = stream(0, "tracing")
 
 
 class CannotCapture(RuntimeError):
     """Why a step cannot be run as a graph; the message says what in it prevents that."""
 
 
-def trace(function: Callable[..., Any], inputs: Sequence[Tensor]) -> fx.GraphModule:
+def trace(
+    function: Callable[..., Any], inputs: Sequence[Tensor], others: Sequence[Tensor] | None = None
+) -> fx.GraphModule:
     """The tensor operations of ``function(*inputs)``, which changes its inputs in place.
 
     It is run twice, on copies of the inputs and on other values, Python's and NumPy's random
@@ -34,6 +38,9 @@ def trace(function: Callable[..., Any], inputs: Sequence[Tensor]) -> fx.GraphMod
     Args:
         function: of tensors; what it draws is drawn from torch's generators.
         inputs: as it will be called.
+        others: other values; by default floating ones a little larger, and the others as they are.
+
+
 
     Raises:
         CannotCapture: control flow that depends on values of tensors; two graphs that differ; a
@@ -50,10 +57,13 @@ def trace(function: Callable[..., Any], inputs: Sequence[Tensor]) -> fx.GraphMod
         tensor([2., 2.])
     """
     with python_random_kept():
-        second, _ = _once(function, [_moved(t) for t in inputs], seed=1)
+        second, _ = _once(function, others or list(map(moved, inputs)), SEED + 1)
         random.random()
         np.random.random()  # noqa: NPY002  # of the global generator, which a model may use
-        first, drawn = _once(function, inputs, seed=0)
+        first, drawn = _once(function, inputs, SEED)
+    for node in first.graph.nodes:
+        if _open(node):
+            raise CannotCapture(f"the shape of a result depends on values ({node.target})")
     if difference := _difference(first, second):
         raise CannotCapture(
             f"two runs of the step are not the same graph ({difference}); a Python counter, a "
@@ -87,8 +97,6 @@ def _once(
     from torch._subclasses import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
 
-
-
     copies = [t.detach().clone() for t in inputs]
     device = _device(inputs)
     one = TracingContext(FakeTensorMode(allow_fallback_kernels=True))  # or torch makes one an op
@@ -104,18 +112,26 @@ def _once(
             raise CannotCapture(f"{said}, in {_place(error)}") from error
 
 
-def _moved(value: Tensor) -> Tensor:
+def moved(value: Tensor) -> Tensor:
     """Other values than these, so that what is read off them shows."""
-    if value.is_floating_point():
-        return value + 1e-3 * (1 + value.abs())
-    return value.roll(1)
+    return value + 1e-3 * (1 + value.abs()) if value.is_floating_point() else value
+
+
+def _open(node: fx.Node) -> bool:
+    """Whether an operation gives a tensor of a shape that depends on values."""
+    if torch.Tag.dynamic_output_shape not in getattr(node.target, "tags", ()):
+        return False
+    if node.target is not torch.ops.aten.index.Tensor:
+        return True
+    places = (place for place in node.args[1] if place is not None)  # type: ignore[union-attr]
+    return any(place.meta["val"].dtype in (torch.bool, torch.uint8) for place in places)
 
 
 @torch.no_grad()
 def _drawn(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> list[Tensor]:
     """The state of the random numbers after a run of the graph."""
     device = _device(inputs)
-    with seeded(0, device):
+    with seeded(SEED, device):
         graph(*(t.detach().clone() for t in inputs))
         return _random_state(device)
 

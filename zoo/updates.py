@@ -41,8 +41,8 @@ def set_step(optimizer: Optimizer, parameter: Tensor, step: int) -> None:
 
 
 def coefficients(lr: float, step: int, betas: Sequence[float]) -> list[float]:
-    """The numbers of step t = 1, 2, …: lr, 1 - β₁^t and sqrt(1 - β₂^t), in float64."""
-    return [lr, 1 - betas[0] ** step, math.sqrt(1 - betas[1] ** step)]
+    """The numbers of step t = 1, 2, …: lr, 1/(1 - β₁^t) and 1/√(1 - β₂^t), in float64."""
+    return [lr, 1 / (1 - betas[0] ** step), 1 / math.sqrt(1 - betas[1] ** step)]
 
 
 def betas_of(optimizers: Sequence[Optimizer]) -> tuple[float, float]:
@@ -69,7 +69,7 @@ def updated(
         row: (3,) float64, ``coefficients``.
     """
     name, group = type(optimizer).__name__, optimizer.param_groups[0]
-    lr, first, second = (row[i].to(value.dtype) for i in range(COLUMNS))
+    lr, second = row[0].to(value.dtype), row[2].to(value.dtype)
     decay = group.get("weight_decay", 0.0)
     if decay and name == "AdamW":
         value = value - lr * decay * value
@@ -85,8 +85,10 @@ def updated(
     m = kept[0] + (1 - b1) * (gradient - kept[0])
     v = b2 * kept[1] + (1 - b2) * gradient * gradient
     if name == "SparseAdam":
-        return value - (lr * second / first) * (m / (v.sqrt() + group["eps"])), [m, v]
-    return value - (lr / first) * (m / (v.sqrt() / second + group["eps"])), [m, v]
+        size = (row[0] * row[1] / row[2]).to(value.dtype)
+        return value - size * m / (v.sqrt() + group["eps"]), [m, v]
+    size = (row[0] * row[1]).to(value.dtype)  # numbers once a step: a division costs an entry dear
+    return value - size * m / (v.sqrt() * second + group["eps"]), [m, v]
 
 
 def _sparse(optimizer: Optimizer) -> bool:
