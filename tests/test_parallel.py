@@ -305,6 +305,7 @@ def test_the_command(two: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get("ZOO_TEST_ALL"), reason="compiles; ZOO_TEST_ALL=1")
 def test_compiled(tmp_path: Path) -> None:
     (tmp_path / "compiled").touch()
     torchrun(tmp_path)

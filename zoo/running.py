@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from zoo.capture import Step
-from zoo.tracing import CannotCapture, Gaussian, trace
+from zoo.tracing import CannotCapture, trace
 
 Run = Callable[[int], None]  # takes so many steps
 
@@ -151,4 +151,4 @@ WAYS: dict[str, Callable[[fx.GraphModule, Step], Run]] = {
     "graph": lambda graph, step: replayed(graph, step),
 }
 
-__all__ = ["WAYS", "CannotCapture", "Gaussian", "compiled", "graph_of", "in_order", "replayed"]
+__all__ = ["WAYS", "CannotCapture", "compiled", "graph_of", "in_order", "replayed"]

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from zoo.data import Dataset
 from zoo.engine import AT_ONCE
 from zoo.optim import OptimizerName, make_optimizers, sparse_tables
+from zoo.rewriting import Gaussian
 from zoo.settings import FitResult
-from zoo.tracing import Gaussian, swapped
+from zoo.tracing import swapped
 from zoo.updates import COLUMNS, betas_of, coefficients, moments, updated
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
-from torch.overrides import TorchFunctionMode
 
 from zoo.context import seeded, stream, validation
+from zoo.rewriting import Gaussian, rewrite
 
 SEED = stream(0, "tracing")
 
@@ -40,8 +40,6 @@ def trace(
         inputs: as it will be called.
         others: other values; by default floating ones a little larger, and the others as they are.
 
-
-
     Raises:
         CannotCapture: control flow that depends on values of tensors; two graphs that differ; a
             parameter that is reached by a road other than its module; a state of the random numbers
@@ -61,9 +59,9 @@ def trace(
         random.random()
         np.random.random()  # noqa: NPY002  # of the global generator, which a model may use
         first, drawn = _once(function, inputs, SEED)
-    for node in first.graph.nodes:
-        if _open(node):
-            raise CannotCapture(f"the shape of a result depends on values ({node.target})")
+    for graph in (first, second):
+        if found := rewrite(graph):
+            raise CannotCapture(f"the shape of a result depends on values ({found[0]})")
     if difference := _difference(first, second):
         raise CannotCapture(
             f"two runs of the step are not the same graph ({difference}); a Python counter, a "
@@ -76,7 +74,6 @@ def trace(
                 f"a parameter of shape {tuple(value.shape)} is used from outside the modules of "
                 f"model and guide ({name}); make it an attribute of one of them"
             )
-    _draw_at_once(first)
     first.graph.eliminate_dead_code()
     for node in first.graph.nodes:
         node.meta.clear()  # of the inputs that it was traced with
@@ -115,16 +112,6 @@ def _once(
 def moved(value: Tensor) -> Tensor:
     """Other values than these, so that what is read off them shows."""
     return value + 1e-3 * (1 + value.abs()) if value.is_floating_point() else value
-
-
-def _open(node: fx.Node) -> bool:
-    """Whether an operation gives a tensor of a shape that depends on values."""
-    if torch.Tag.dynamic_output_shape not in getattr(node.target, "tags", ()):
-        return False
-    if node.target is not torch.ops.aten.index.Tensor:
-        return True
-    places = (place for place in node.args[1] if place is not None)  # type: ignore[union-attr]
-    return any(place.meta["val"].dtype in (torch.bool, torch.uint8) for place in places)
 
 
 @torch.no_grad()
@@ -174,16 +161,6 @@ def _constants(graph: fx.GraphModule) -> list[tuple[str, Tensor]]:
     return [(name, value) for name, value in found if isinstance(value, Tensor)]
 
 
-def _draw_at_once(graph: fx.GraphModule) -> None:
-    """``empty`` and ``normal_`` become ``randn``, the same numbers in one operation."""
-    for node in graph.graph.nodes:
-        if node.target is torch.ops.aten.normal_.default and len(node.args) == 1:
-            made = node.args[0]
-            if made.target is torch.ops.aten.empty.memory_format and len(made.users) == 1:
-                node.target, node.args = torch.ops.aten.randn.default, made.args
-                node.kwargs = made.kwargs
-
-
 @contextmanager
 def python_random_kept() -> Iterator[None]:
     """Python's and NumPy's global generators go on afterwards as if nothing had happened."""
@@ -193,19 +170,6 @@ def python_random_kept() -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numpy)  # noqa: NPY002
-
-
-class Gaussian(TorchFunctionMode):
-    """Under ``vmap`` standard normal numbers come from ``torch.randn``: the same numbers, where it
-    refuses ``empty().normal_()``."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        inside = torch._C._functorch.maybe_current_level() is not None  # type: ignore[attr-defined]
-        if inside and func is torch.Tensor.normal_ and len(args) == 1 and not kwargs:
-            like = args[0]
-            return torch.randn(like.shape, dtype=like.dtype, device=like.device)
-        return func(*args, **kwargs)
 
 
 @contextmanager
