@@ -87,6 +87,19 @@ def test_what_does_not_fit_together_is_refused() -> None:
         fit_together([*starts(1, x), *other], x)
     with pytest.raises(ValueError, match="expected pairs"):
         fit_together([], x)
+    one, two = starts(2, x)
+    with pytest.raises(ValueError, match="two pairs"):
+        fit_together([one, one], x)
+    for options in ({"clip": -1.0}, {"batch_size": 0}, {"log_every": 0}):
+        with pytest.raises(ValueError, match="above 0"):
+            fit_together([one, two], x, **options)
+    two[0].weight.requires_grad_(False)
+    with pytest.raises(ValueError, match="what is trained"):
+        fit_together([one, two], x)
+    two[0].weight.requires_grad_(True)
+    two[0].factor = 5.0
+    with pytest.raises(ValueError, match="attribute"):
+        fit_together([one, two], x)
     model = VAE(4, 2, hidden=[4], likelihood="gaussian").double()
     with pytest.raises(ValueError, match="table"):
         fit_together([(model, Guide(model, x, inference="per_datapoint").double())], x)

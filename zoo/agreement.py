@@ -6,7 +6,9 @@ by the identity of a parameter, does not show in the loss of one step.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import copy
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
 CLOSE = {torch.float64: 1e-6, torch.float32: 1e-3}  # relative difference of two equal gradients
 
 Plain = dict[tuple[nn.Module, str], Any]
+OPAQUE = object()
+MOST = 1000  # entries of a list that are compared
+OF_TORCH = set(vars(nn.Module())) - {"training"}
+LIBRARIES = {"torch", "pyro", "numpy", "builtins", "functools", "types", "zoo", "guides"}
 
 
 def agreed(step: Step, index: Tensor) -> fx.GraphModule:
@@ -38,7 +44,7 @@ def agreed(step: Step, index: Tensor) -> fx.GraphModule:
             raise CannotCapture(
                 f"a parameter of shape {tuple(parameter.shape)} has a hook on its gradient"
             )
-    start = plain_values(step.modules)
+    start = _copies(step.modules)
     with python_random_kept():
         expected = _eager(step, index)
         between = plain_values(step.modules)  # after a first run, which may find things out
@@ -61,13 +67,44 @@ def agreed(step: Step, index: Tensor) -> fx.GraphModule:
 
 
 def plain_values(modules: Iterable[nn.Module]) -> Plain:
-    """The numbers, words and flags among the attributes of modules and of their parts."""
-    return {
-        (module, name): value
-        for module in dict.fromkeys(m for part in modules for m in part.modules())
-        for name, value in vars(module).items()
-        if isinstance(value, bool | int | float | str)
-    }
+    """The numbers, words and flags among the attributes of modules and of their parts, in lists,
+    dicts and objects of a user's own classes, too."""
+    found = {key: _frozen(value) for key, value in _attributes(modules)}
+    return {key: value for key, value in found.items() if value is not OPAQUE}
+
+
+def _attributes(modules: Iterable[nn.Module]) -> Iterator[tuple[tuple[nn.Module, str], Any]]:
+    for module in dict.fromkeys(m for part in modules for m in part.modules()):
+        for name, value in vars(module).items():
+            if name not in OF_TORCH:
+                yield (module, name), value
+
+
+def _copies(modules: Iterable[nn.Module]) -> Plain:
+    """Copies of the attributes that hold nothing else than numbers, words and flags."""
+    found: Plain = {}
+    for key, value in _attributes(modules):
+        if _frozen(value) is not OPAQUE:
+            with contextlib.suppress(Exception):  # what cannot be copied is not put back
+                found[key] = copy.deepcopy(value)
+    return found
+
+
+def _frozen(value: Any, depth: int = 0) -> Any:
+    """The plain content of a value, to be compared; OPAQUE where there is none."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if depth > 2:
+        return OPAQUE
+    if isinstance(value, list | tuple) and len(value) <= MOST:
+        return type(value), tuple(_frozen(v, depth + 1) for v in value)
+    if isinstance(value, dict) and len(value) <= MOST:
+        return dict, tuple((str(k), _frozen(v, depth + 1)) for k, v in value.items())
+    home = type(value).__module__.partition(".")[0]
+    own = hasattr(value, "__dict__") and not isinstance(value, nn.Module | Tensor | type)
+    if own and not callable(value) and home not in LIBRARIES:
+        return type(value), _frozen(vars(value), depth + 1)
+    return OPAQUE
 
 
 def different(before: Plain, after: Plain) -> list[tuple[nn.Module, str]]:
@@ -82,6 +119,12 @@ def different(before: Plain, after: Plain) -> list[tuple[nn.Module, str]]:
 
 def ensure_unchanged(step: Step) -> None:
     """Raises ``CannotCapture`` where a number, word or flag of a module is not as it was traced."""
+    trained = {**step.parameters, **step.tables}
+    for name, value in {**trained, **step.still}.items():
+        if value.data_ptr() != step.state[name].data_ptr():
+            raise CannotCapture("the tensor of a parameter or buffer has been replaced by another")
+        if name in trained and not value.requires_grad:
+            raise CannotCapture("a parameter has been frozen since the step was captured")
     if (now := plain_values(step.modules)) != step.plain:
         where = _named(different(step.plain, now)[0])
         raise CannotCapture(f"{where} has been changed since the step was captured")

@@ -100,6 +100,7 @@ class Step:
         """Takes step ``i``; every tensor of the state is changed in place."""
         s = dict(zip(self.names, tensors, strict=True))
         numbers = s["numbers"].index_select(0, s["i"])[0]
+        before = {name: (s[name].clone(), s[name]._version) for name in self.still}
         loss, gradients, touched = self._gradients(s, numbers)
         with torch.no_grad():
             dense = [name for name in gradients if name not in touched]
@@ -111,6 +112,9 @@ class Step:
             self.traced = gradients, touched
             ok = torch.isfinite(loss) & ~s["halted"]
             self._update(s, numbers, gradients, touched, norms, ok)
+            for name, (old, version) in before.items():
+                if s[name]._version != version:  # a buffer that the model writes
+                    s[name].copy_(torch.where(ok, s[name], old))
             s["halted"].copy_(~ok)
             s["losses"].index_copy_(0, s["i"], loss.reshape(1).to(s["losses"].dtype))
             if "recent" in s:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from zoo import store
-from zoo.engine import Engine
+from zoo.engine import KNOWN, Engine
 from zoo.files import FORMAT, RunError, read_tensors, write_tensors
 from zoo.optim import BETAS, EPS
 from zoo.store import STATE, WEIGHTS
@@ -102,6 +102,8 @@ def load(path: Path, loop: Loop) -> None:
             f"{path} cannot be gone on with: {other} of the fit are not those of the checkpoint "
             "(fingerprint tells the training data)"
         )
+    if (rows := len(tensors["window"])) != settings.log_every:
+        raise RunError(f"{path} cannot be gone on with: its log_every is {rows}")
     tensors = loop.team.cut(tensors, len(loop.optimizers) - 1)
     try:
         loop.load_weights(_part(tensors, "model.", keep=True) | _part(tensors, "guide.", keep=True))
@@ -110,9 +112,13 @@ def load(path: Path, loop: Loop) -> None:
             loop.average.restore(_part(tensors, "average."))
     except (RuntimeError, KeyError, IndexError) as error:
         raise RunError(f"the checkpoint in {path} does not fit this pair: {error}") from None
-    if way := (meta.get("run") or {}).get("way"):
-        moved = way == "graph" and loop.device.type != "cuda"  # from a GPU
-        loop.engine = Engine(loop, "compiled" if moved else way, "as before")
+    way = (meta.get("run") or {}).get("way", "eager")  # which all fits were before there were ways
+    if way not in KNOWN:
+        raise RunError(f"the checkpoint in {path} was run in an unknown way, {way!r}")
+    moved = way == "graph" and loop.device.type != "cuda"  # from a GPU
+    loop.engine = Engine(loop, "compiled" if moved else way, "as before")
+    if settings.run not in ("auto", loop.engine.way):
+        loop.say(f"run: {loop.engine.way}, as before, for the same bits; not {settings.run}")
     loop.recorder.restore(tensors, meta.get("iterates"))
     loop.best = _part(tensors, "best.")
     loop.window, loop.filled = tensors["window"].to(loop.device), meta["filled"]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from zoo.running import Run
 
 RunName = Literal["auto", "eager", "compiled", "graph"]
+KNOWN = ("eager", "compiled", "graph", "traced")  # the last, op by op, is for tests
 AT_ONCE = 100  # steps in one call, at most
 CHECK_EVERY = 1000  # steps between comparisons of the captured loss with the eager one
 LONG = {"cpu": 10_000, "cuda": 2_000}  # steps from which capturing pays
@@ -37,7 +38,7 @@ def choose(asked: RunName, device: torch.device, steps: int) -> tuple[str, str]:
         >>> choose("auto", torch.device("cpu"), 500)
         ('eager', '500 steps')
     """
-    if asked not in ("auto", "eager", "compiled", "graph", "traced"):  # the last for tests
+    if asked not in ("auto", *KNOWN):
         raise ValueError(f"run is auto, eager, compiled or graph, got {asked!r}")
     if asked == "graph" and device.type != "cuda":
         raise ValueError(f"run='graph' replays CUDA graphs, and the device is {device}; use auto")
@@ -121,7 +122,11 @@ class Engine:
             if bool(step.state["halted"]):
                 bad = int((~torch.isfinite(losses)).nonzero()[0])
                 self._take_over(step, bad, first)
-                raise self._failure(order[: bad + 1], before, losses[bad])
+                kept = {name: step.state[name].clone() for name in step.still}
+                failure = self._failure(order[: bad + 1], before, losses[bad])
+                for name, value in kept.items():  # drawing again has moved them
+                    step.state[name].copy_(value)
+                raise failure
         self._take_over(step, count, first)
         return count
 
@@ -143,7 +148,10 @@ class Engine:
             raise CannotCapture("the rows are read from their source at every step")
         step = Step(self.loop, len(index))
         before = _random_state(self.loop.device)
-        run = WAYS[self.way](agreed(step, index), step)
+        graph = agreed(step, index)
+        if any(other.traced[0].keys() != step.traced[0].keys() for other, _ in self.made.values()):
+            raise CannotCapture("batches of different size give gradients to different parameters")
+        run = WAYS[self.way](graph, step)
         self.loop.backward.batch = None  # of the tracer
         _set_random_state(before, self.loop.device)
         return step, run

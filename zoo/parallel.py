@@ -139,6 +139,9 @@ class Team(Alone):
     # A step -----------------------------------------------------------------------------------
 
     def parts(self, found: Iterable[tuple[Batch, float]]) -> Iterator[tuple[Batch, float]]:
+        if not self.divides:
+            yield from found
+            return
         for batch, weight in found:
             part, self.share = part_of(batch, self.rank, self.size)
             self.tables.part = part

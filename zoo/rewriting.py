@@ -58,8 +58,8 @@ def _number_masks(graph: fx.GraphModule, node: fx.Node, varied: set[fx.Node]) ->
             places.append(place)
             continue
         for numbers in _value(graph, place, {}).nonzero(as_tuple=True):
-            name = f"_places{sum(1 for key in vars(graph) if key.startswith('_places'))}"
-            setattr(graph, name, numbers)
+            name = f"_places{len(graph._buffers)}"
+            graph.register_buffer(name, numbers)
             with graph.graph.inserting_before(node):
                 places.append(graph.graph.get_attr(name))
             places[-1].meta["val"] = numbers

@@ -77,10 +77,10 @@ def machine_code(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..
     Raises:
         CannotCapture: there is no compiler, or inductor does not know an operation.
     """
-    from torch._inductor import config
-    from torch._inductor.compile_fx import compile_fx
-
     try:
+        from torch._inductor import config
+        from torch._inductor.compile_fx import compile_fx
+
         on_cpu = inputs[0].device.type == "cpu"
         with config.patch({**INDUCTOR, "cpp_wrapper": on_cpu}), torch.no_grad():
             made: Any = compile_fx(graph, list(inputs))

@@ -80,7 +80,7 @@ class Divided(Messenger):
 @contextmanager
 def divided(batch: Batch, model: Any) -> Iterator[None]:
     """Draws of the block are ``Divided`` where the batch is the part of a process."""
-    if isinstance(batch, Part) and batch.whole > batch.count:
+    if isinstance(batch, Part):
         with Divided(batch, model):
             yield
     else:
@@ -98,7 +98,7 @@ def widened(batch: Batch, shape: torch.Size, name: str = "") -> Iterator[None]:
     Raises:
         ValueError: a draw that is no element-wise standard one, such as Gamma's.
     """
-    if isinstance(batch, Part) and batch.whole > batch.count:
+    if isinstance(batch, Part):
         with allowed(), Wide(batch, shape, name):
             yield
     else:

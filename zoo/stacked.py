@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from zoo.agreement import plain_values
 from zoo.data import Dataset
 from zoo.engine import AT_ONCE
 from zoo.optim import OptimizerName, make_optimizers, sparse_tables
@@ -32,9 +34,14 @@ class Stacked:
         self.room, self.device = min(log_every, AT_ONCE), data.device
         self.whole = rows == len(data)
         every = [_tensors(r) for r in results]
-        shapes = [{k: (v.shape, v.dtype) for k, v in own.items()} for own in every]
-        if any(other != shapes[0] for other in shapes):
-            raise ValueError("the pairs are of different structure; each has parameters of its own")
+        kinds = [_kind(r, own) for r, own in zip(results, every, strict=True)]
+        if any(other != kinds[0] for other in kinds):
+            raise ValueError(
+                "the pairs are of different structure, or an attribute of a module differs, or "
+                "what is trained; they may differ in the values of their weights alone"
+            )
+        if len({id(v) for own in every for v in own.values()}) != sum(map(len, every)):
+            raise ValueError("a parameter is part of two pairs; each has parameters of its own")
         first = results[0]
         self.modules = [m for m in (first.model, first.guide) if isinstance(m, nn.Module)]
         if sparse_tables(self.modules):
@@ -123,8 +130,7 @@ class Stacked:
         """Every pair gets its weights."""
         for r, result in enumerate(self.results):
             for name, home in _tensors(result).items():
-                if _key(name) in self.kept:
-                    home.copy_(self.state[_key(name)][r])
+                home.copy_(self.state[_key(name) if _key(name) in self.kept else name][r])
 
 
 def _tensors(result: FitResult) -> dict[str, Tensor]:
@@ -136,6 +142,14 @@ def _tensors(result: FitResult) -> dict[str, Tensor]:
                 if value.numel():
                     found.setdefault(value, f"{side}.{name}")
     return {name: value for value, name in found.items()}
+
+
+def _kind(result: FitResult, tensors: dict[str, Tensor]) -> tuple[Any, Any]:
+    """What pairs that are fitted together have in common."""
+    parts = [m for m in (result.model, result.guide) if isinstance(m, nn.Module)]
+    paths = {m: (i, name) for i, part in enumerate(parts) for name, m in part.named_modules()}
+    plain = {(*paths[m], key): value for (m, key), value in plain_values(parts).items()}
+    return plain, {k: (v.shape, v.dtype, v.requires_grad) for k, v in tensors.items()}
 
 
 def _key(name: str) -> str:

@@ -182,6 +182,8 @@ def check_captured(
     if isinstance(guide, torch.nn.Module):
         guide.double()
     data = as_dataset(data).to(model.double().device, torch.float64)
+    if (held_out := options.get("held_out")) is not None:
+        options["held_out"] = as_dataset(held_out).to(model.device, torch.float64)
     given = {"log_every": 1, "device": str(model.device), "progress": False, **options}
     with factory(torch.device("cpu"), torch.float64):
         return captures.check((model, guide), data, objective, run, tol, steps=steps, **given)

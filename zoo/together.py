@@ -83,6 +83,10 @@ def fit_together(
     couples = [(as_model(model), guide) for model, guide in pairs]
     if not couples or steps < 0:
         raise ValueError(f"expected pairs and steps from 0, got {len(couples)} and {steps}")
+    if min(log_every, 1 if batch_size is None else batch_size, 1 if clip is None else clip) <= 0:
+        raise ValueError(
+            f"log_every, batch_size and clip are above 0, got {log_every}, {batch_size}, {clip}"
+        )
     if data.partial or not data.resident:
         raise ValueError("rows that are read on demand, or labelled in part, are fitted by fit")
     for part in (p for couple in couples for p in couple if isinstance(p, nn.Module)):
