@@ -175,7 +175,10 @@ def test_the_command_writes_its_figures(tmp_path: Path, capsys: pytest.CaptureFi
     ("line", "said"),
     [
         ("bench wine", "expected `zoo bench [options]`"),
-        ("bench --cases wine", "there is no case 'wine'; there are small_vae, ppca"),
+        (
+            "bench --cases wine --contenders torch",
+            "there is no case 'wine'; there are small_vae, ppca",
+        ),
         ("bench --contenders jax", "there is no contender 'jax'; there are ours_eager"),
         ("bench --contenders torch --rounds 0", "rounds and steps count from 1"),
         ("bench --json nowhere/steps.json", "cannot be written to nowhere/steps.json"),

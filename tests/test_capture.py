@@ -747,7 +747,7 @@ def test_the_users_random_numbers_go_on_as_after_an_eager_fit() -> None:
 def test_nothing_of_a_captured_fit_stays_behind() -> None:
     """Model and data of earlier fits are freed, and a later fit is what it would be alone."""
     weak, ends = [], []
-    for _ in range(4):
+    for _ in range(3):
         p, q = small()
         data = points()
         fit(p, q, data, steps=3, run="traced", **QUIET)

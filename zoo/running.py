@@ -118,25 +118,33 @@ def _inductor_loop(graph: fx.GraphModule) -> Callable[..., Any]:
 
 
 def replayed(function: Callable[..., Any], step: Step) -> Run:
-    """Records the kernels of one step as a CUDA graph and replays it."""
+    """Records the kernels of one step as a CUDA graph and replays it.
+
+    Raises:
+        CannotCapture: an operation that cannot be recorded.
+    """
     state, device = list(step.state.values()), step.device
     before = torch.cuda.get_rng_state(device)
     halted, kept = step.state["halted"], {n: step.state[n].clone() for n in step.still}
     halted.fill_(True)  # steps that leave every weight as it was
-    stream = torch.cuda.Stream(device)
+    stream, graph = torch.cuda.Stream(device), torch.cuda.CUDAGraph()
     stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.no_grad(), torch.cuda.stream(stream):
-        for _ in range(3):  # libraries make their workspaces
+    try:
+        with torch.no_grad(), torch.cuda.stream(stream):
+            for _ in range(3):  # libraries make their workspaces
+                function(*state)
+        torch.cuda.current_stream(device).wait_stream(stream)
+        with torch.no_grad(), torch.cuda.graph(graph):
             function(*state)
-    torch.cuda.current_stream(device).wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.no_grad(), torch.cuda.graph(graph):
-        function(*state)
-        state[0].add_(1)
-    for name, value in kept.items():
-        step.state[name].copy_(value)
-    halted.fill_(False)
-    torch.cuda.set_rng_state(before, device)
+            state[0].add_(1)
+    except RuntimeError as error:  # an operation that waits for the device
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise CannotCapture(f"it cannot be recorded as a CUDA graph: {said[0]}") from error
+    finally:
+        for name, value in kept.items():
+            step.state[name].copy_(value)
+        halted.fill_(False)
+        torch.cuda.set_rng_state(before, device)
 
     def run(count: int) -> None:
         for _ in range(count):
