@@ -230,6 +230,7 @@ def run(
     if rank():  # of torchrun's processes the first one judges and writes
         raise SystemExit(0)
     leave()
+    notes += [why for why in [result.run.get("why", "")] if "is not possible" in why]
     judged = judge(spec, model, guide, split)
     learned = identified(model, guide, split.train, spec.rotate)
     summary = summarize(spec, result, split, judged, notes)

@@ -51,6 +51,7 @@ def summarize(
         "seed": spec.seed,
         "device": str(result.model.device),
         "steps": result.steps,
+        "run": result.run.get("way"),
         "seconds": round(result.seconds, 3),
         "versions": store.versions(),
         "num_labels": labelled["num_labels"],

@@ -126,7 +126,7 @@ def test_every_model_family_and_objective(case: tuple[str, str, str]) -> None:
     model, family, objective = case
     try:
         p, q, data = pair(model, family, inference=source(case))
-        check_captured(p, q, data, objective, steps=8)
+        check_captured(p, q, data, objective, steps=8, lr=1e-3)
     except ValueError as error:
         pytest.skip(f"refused: {error}")
 
@@ -145,7 +145,7 @@ def test_many_steps(case: tuple[str, str, str]) -> None:
 )
 def test_every_model_family_and_objective_through_inductor(case: tuple[str, str, str]) -> None:
     p, q, data = pair(*case[:2])
-    check_captured(p, q, data, case[2], run="compiled", log_every=6)
+    check_captured(p, q, data, case[2], run="compiled", log_every=6, lr=1e-3)
 
 
 def structures() -> list[tuple[str, dict[str, Any]]]:
@@ -850,7 +850,7 @@ def test_every_model_family_and_objective_as_a_graph(case: tuple[str, str, str])
     model, family, objective = case
     try:
         p, q, data = pair(model, family, inference=source(case))
-        check_captured(p.cuda(), q.cuda(), data, objective, run="graph", steps=12)
+        check_captured(p.cuda(), q.cuda(), data, objective, run="graph", steps=12, lr=1e-3)
     except ValueError as error:
         pytest.skip(f"refused: {error}")
 

@@ -156,7 +156,7 @@ def replayed(function: Callable[..., Any], step: Step) -> Run:
 WAYS: dict[str, Callable[[fx.GraphModule, Step], Run]] = {
     "traced": in_order,
     "compiled": compiled,
-    "graph": lambda graph, step: replayed(graph, step),
+    "graph": replayed,
 }
 
 __all__ = ["WAYS", "CannotCapture", "compiled", "graph_of", "in_order", "replayed"]
