@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from zoo.handlers import MAX_STATES
 from zoo.nets import MLP
-from zoo.relaxed import Relaxed
 
-__all__ = ["Collapse", "Enumerate", "Gumbel", "Score"]
+__all__ = ["Collapse", "Enumerate", "Score"]
 
 
 class Estimator(nn.Module):
@@ -131,30 +130,3 @@ class Score(Enumerate):
             b = self.net(features).squeeze(-1)  # (B,)
             return b.detach(), (h - b).square().mean()
         return 0.0, 0.0
-
-
-class Gumbel(Enumerate):
-    """q(y | x), one relaxed draw each particle (Gumbel-softmax); the gradient is path-wise, biased.
-
-    Which density is used: log p(y) − log q(y | x) in expectation over q(y | x), exactly; the
-    relaxed draw stands for y in the rest (``zoo.relaxed``). The loss is no bound. Where no gradient
-    of q(y | x) is taken, as in evaluation, y is enumerated, and what is reported is a bound.
-
-    Args:
-        temperature: τ; a small one has little bias and much variance.
-        straight_through: the draw is one-hot, with the gradient of the relaxed one.
-
-    Reference: Jang, Gu and Poole, "Categorical Reparameterization with Gumbel-Softmax", 2017.
-    """
-
-    def __init__(self, temperature: float = 0.5, straight_through: bool = False) -> None:
-        super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"temperature is above 0, got {temperature}")
-        self.temperature, self.straight_through = temperature, straight_through
-
-    def draw(self, name: str, logits: Tensor) -> Tensor:
-        if not logits.requires_grad:
-            return super().draw(name, logits)
-        y: Any = Relaxed(logits, self.temperature, self.straight_through)
-        return pyro.sample(name, y)

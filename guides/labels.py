@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from guides.classifier import Classifier
-from guides.estimators import Gumbel
+from guides.relaxations import Gumbel
 from zoo.data import Batch, Dataset
 
 if TYPE_CHECKING:

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 from guides.classifier import Classifier
 from guides.draws import made
-from guides.estimators import Estimator, Gumbel
+from guides.estimators import Estimator
 from guides.family import Family
 from guides.inference import SemiAmortized
 from guides.layers import Structured
+from guides.relaxations import Gumbel
 from guides.shared import make_source
 from guides.source import Source
 from zoo.data import Dataset

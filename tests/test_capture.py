@@ -54,9 +54,9 @@ ALL = bool(os.environ.get("ZOO_TEST_ALL"))
 QUIET: dict[str, Any] = {"progress": False, "device": "cpu"}
 
 
-def tenth(cases: list[Any]) -> list[Any]:
-    """Every tenth of a list, or all of it."""
-    return cases if ALL else cases[::10]
+def tenth(cases: list[Any], first: int) -> list[Any]:
+    """Every tenth of a list from the one that is named on, or all of it."""
+    return cases if ALL else cases[first::10]
 
 
 # Models, families and objectives -----------------------------------------------------------------
@@ -121,7 +121,7 @@ def source(case: tuple[str, str, str]) -> str | None:
     return ("amortized", "per_datapoint")[covering().index(case) // 10 % 2]
 
 
-@pytest.mark.parametrize("case", tenth(covering()), ids="-".join)
+@pytest.mark.parametrize("case", tenth(covering(), 1), ids="-".join)
 def test_every_model_family_and_objective(case: tuple[str, str, str]) -> None:
     model, family, objective = case
     try:
@@ -132,7 +132,7 @@ def test_every_model_family_and_objective(case: tuple[str, str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", [("vae", "iaf", "elbo"), ("gmm", "mean_field", "mle")], ids="-".join
+    "case", [("gmm", "mean_field", "mle"), ("vae", "iaf", "elbo")][: 1 + ALL], ids="-".join
 )
 def test_many_steps(case: tuple[str, str, str]) -> None:
     p, q, data = pair(*case[:2])
@@ -155,19 +155,21 @@ def structures() -> list[tuple[str, dict[str, Any]]]:
     ]
     for estimator in names("estimators"):
         found += [("m2", {"estimator": estimator, "inference": "amortized"})]
-        found += [("m1m2", {"estimator": estimator}), ("gmm", {"estimator": estimator})]
+        found += [("gmm", {"estimator": estimator})]
+        of_codes = {"inference": "amortized"} if estimator == "collapse" else {}
+        found += [("m1m2", {"estimator": estimator, **of_codes})]
     found += [("m2", {"inference": "per_datapoint", "estimator": "gumbel"})]
     for family in ("full_rank", "planar", "AutoNormal", "AutoMultivariateNormal", "AutoIAFNormal"):
         found += [("bayesian_ppca", {"global_family": family})]
     for family in ("mean_field", "low_rank", "planar"):
         found += [("ppca", {"family": family, "inference": "semi_amortized"})]
     found += [("bayesian_gmm", {"global_family": "AutoLowRankMultivariateNormal"})]
-    found += [("vae", {"family": word}) for word in ("planar:2+iaf:1", "iaf:1+full_rank")]
+    found += [("vae", {"family": word}) for word in ("planar:2+iaf:1", "low_rank:1")]
     return found
 
 
 @pytest.mark.parametrize(
-    "case", tenth(structures()), ids=lambda c: f"{c[0]}-{'-'.join(map(str, c[1].values()))}"
+    "case", tenth(structures(), 5), ids=lambda c: f"{c[0]}-{'-'.join(map(str, c[1].values()))}"
 )
 def test_every_inference_estimator_and_global_family(case: tuple[str, dict[str, Any]]) -> None:
     model, options = case
@@ -178,7 +180,7 @@ def test_every_inference_estimator_and_global_family(case: tuple[str, dict[str, 
         pytest.skip(f"refused: {error}")
 
 
-@pytest.mark.parametrize("prior", tenth(sorted(names("priors"))))
+@pytest.mark.parametrize("prior", tenth(sorted(names("priors")), 3))
 def test_every_prior(prior: str) -> None:
     torch.manual_seed(0)
     data = VAE.example()[1]
@@ -186,7 +188,7 @@ def test_every_prior(prior: str) -> None:
     check_captured(model, Guide(model, data), data, steps=8)
 
 
-@pytest.mark.parametrize("word", tenth(sorted(names("likelihoods"))))
+@pytest.mark.parametrize("word", tenth(sorted(names("likelihoods")), 2))
 def test_every_likelihood(word: str) -> None:
     torch.manual_seed(0)
     x = VAE.example()[1]["x"]
@@ -295,30 +297,25 @@ def points(count: int = 12, dtype: torch.dtype = torch.float32) -> Dataset:
 @pytest.mark.parametrize(
     "options",
     [
-        {"batch_size": 5},  # the last of an epoch has two rows
-        {"batch_size": 5, "log_every": 7, "steps": 20},
-        {"warm_up": 6, "log_every": 4},
-        {"warm_up": 6, "objective_options": {"beta": 2.0, "num_particles": 3}},
-        {"warm_up": 6, "objective_options": {"free_bits": 0.5}},
-        {"ema": 0.9},
-        {"clip": 0.3},
-        {"accumulate": 3, "clip": 0.3},
-        {"weight_decay": 0.1},
+        {"batch_size": 5, "log_every": 7, "steps": 16},  # the last of an epoch has two rows
+        {"warm_up": 6, "log_every": 4, "weight_decay": 0.1},
+        {"warm_up": 6, "objective_options": {"beta": 2.0, "num_particles": 3}, "clip": 0.3},
+        {"warm_up": 6, "objective_options": {"free_bits": 0.5}, "ema": 0.9},
+        {"accumulate": 3, "clip": 0.3, "seed": 3},
         {"optimizer": "adamw", "weight_decay": 0.1, "schedule": "cosine", "lr": 0.1},
-        {"optimizer": "sgd", "schedule": "linear", "weight_decay": 0.1},
+        {"optimizer": "sgd", "schedule": "linear", "weight_decay": 0.1, "ema": 0.9},
         {"optimizer": "rmsprop", "schedule": "exponential", "eps": 1e-3},
         {"schedule": "burda", "betas": (0.8, 0.99), "eps": 1e-4},
         {"freeze": "model", "clip": 0.3},
         {"freeze": "guide", "ema": 0.9},
-        {"seed": 3},
-        {"held_out": points(7), "eval_every": 4, "patience": 1, "steps": 40, "lr": 1.0},
+        {"held_out": points(7), "eval_every": 4, "patience": 1, "steps": 16, "lr": 1.0},
         {"held_out": points(7), "eval_every": 3, "ema": 0.5, "log_every": 5},
     ],
     ids=lambda options: "-".join(options),
 )
 def test_options(options: dict[str, Any]) -> None:
     p, q = small()
-    check_captured(p, q, points(), **{"steps": 12, **options})
+    check_captured(p, q, points(), **{"steps": 10, **options})
 
 
 def test_early_stopping_is_at_the_same_step() -> None:
@@ -375,7 +372,7 @@ def labelled(count: int) -> Dataset:
     return Dataset(x).labelled(torch.arange(count), torch.arange(count) % 2)
 
 
-@pytest.mark.parametrize("inference", ["amortized", "per_datapoint"])
+@pytest.mark.parametrize("inference", ["per_datapoint", "amortized"][: 1 + ALL])
 def test_labelled_rows_some_of_them_twice_in_a_step(inference: str) -> None:
     data = labelled(3)
     torch.manual_seed(0)
@@ -845,7 +842,7 @@ def test_on_a_gpu(run: str, options: dict[str, Any]) -> None:
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("case", tenth(covering()), ids="-".join)
+@pytest.mark.parametrize("case", tenth(covering(), 1), ids="-".join)
 def test_every_model_family_and_objective_as_a_graph(case: tuple[str, str, str]) -> None:
     model, family, objective = case
     try:

@@ -239,7 +239,7 @@ _KINDS = {
     "models": _Kind("model", partial(_one_class_a_file, "zoo.models", "Model", "VAE")),
     "families": _Kind("family", partial(_one_class_a_file, "guides.families", "Family", "Flow")),
     "inference": _Kind("inference", partial(_classes_of, "guides", *_INFERENCE)),
-    "estimators": _Kind("estimator", partial(_classes_of, "guides", "estimators")),
+    "estimators": _Kind("estimator", partial(_classes_of, "guides", "estimators", "relaxations")),
     "objectives": _Kind("objective", _objectives),
     "likelihoods": _Kind("likelihood", partial(_classes_of, "zoo.likelihoods", "*")),
     "priors": _Kind("prior", partial(_classes_of, "zoo", "priors")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import types
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -82,7 +83,9 @@ def machine_code(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..
         from torch._inductor.compile_fx import compile_fx
 
         on_cpu = inputs[0].device.type == "cpu"
-        with config.patch({**INDUCTOR, "cpp_wrapper": on_cpu}), torch.no_grad():
+        given = config.patch({**INDUCTOR, "cpp_wrapper": on_cpu})
+        with given, torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, of its own parts
             made: Any = compile_fx(graph, list(inputs))
             return made
     except Exception as error:
