@@ -32,10 +32,7 @@ ESTIMATORS: dict[str, tuple[str, dict[str, Any]]] = {
     "gumbel, τ = 1": ("gumbel", {"temperature": 1.0}),
     "gumbel, τ = 0.5": ("gumbel", {"temperature": 0.5}),
     "gumbel, τ = 0.1": ("gumbel", {"temperature": 0.1}),
-    "gumbel, τ = 0.5, straight through": (
-        "gumbel",
-        {"temperature": 0.5, "straight_through": True},
-    ),
+    "gumbel, τ = 0.5, straight through": ("straight_through", {"temperature": 0.5}),
 }
 PARTICLES, DRAWS, WARM = 4, 600, 300
 

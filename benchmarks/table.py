@@ -1,7 +1,7 @@
-"""The section "Measured" of the README, from ``benchmarks/results``.
+"""The sections "Measured" and "Reproductions" of the README, from the result files.
 
-python -m benchmarks.table           # prints it
-python -m benchmarks.table --write   # puts it into the README
+python -m benchmarks.table           # prints them
+python -m benchmarks.table --write   # puts them into the README
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import sys
 from pathlib import Path
 
+from benchmarks import table_recipes
 from benchmarks.report import RESULTS
 from benchmarks.table_cards import known, posteriors, time_of_card, truth
 from benchmarks.table_speed import end_to_end, evaluation_time, scaling, speed
@@ -229,13 +230,17 @@ def section() -> str:
 
 
 def main() -> None:
-    """Prints the section or puts it into the README."""
+    """Prints the sections or puts them into the README."""
+    texts = [section(), table_recipes.section()]
     if "--write" not in sys.argv:
-        print(section())
+        print("\n\n".join(texts))
         return
-    text = README.read_text()
-    before, _, rest = text.partition(START)
-    README.write_text(before + section() + rest.partition(END)[2])
+    readme = README.read_text()
+    for text in texts:
+        start, end = text.splitlines()[0], text.splitlines()[-1]
+        before, _, rest = readme.partition(start)
+        readme = before + text + rest.partition(end)[2]
+    README.write_text(readme)
 
 
 if __name__ == "__main__":

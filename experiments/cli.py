@@ -26,6 +26,7 @@ commands:
   zoo select MODEL      the latent dimension or number of components, by held-out likelihood
   zoo evaluate RUN      test likelihood by importance sampling, and what the latents are used for
   zoo diagnose RUN      the report card: how far the posterior can be trusted, and why not
+  zoo gradients RUN     bias, variance and signal of gradients, by estimator and particles
   zoo sample RUN        draws from a fitted model beside its data: a file and a picture
   zoo reconstruct RUN   rows beside what the model makes of their latents, with the error
   zoo interpolate RUN   the way from one row to another through the latent space
@@ -35,7 +36,8 @@ commands:
   zoo impute RUN        hidden entries filled in, against what they were
   zoo encode RUN        features of rows, E[z | x], to a file
   zoo classify RUN      a classifier on the features and few labels: its error, beside that on x
-  zoo reproduce NAME    a figure of the lectures or of a paper, made again
+  zoo reproduce NAME    figures of the lectures or of papers, made again beside the published
+                        values; --list, --all
   zoo bench             milliseconds a training step, beside Pyro, PyTorch and NumPyro
 
 options:
@@ -71,7 +73,7 @@ examples:
 
 COMMANDS = ("list", "fit", "compare", "select", "evaluate", "sample", "reconstruct")
 COMMANDS += ("interpolate", "manifold", "analogies", "styles", "impute", "encode", "classify")
-COMMANDS += ("reproduce", "diagnose", "bench")
+COMMANDS += ("reproduce", "diagnose", "gradients", "bench")
 
 EXAMPLES = {
     "compare": """examples:
@@ -90,6 +92,10 @@ EXAMPLES = {
   zoo diagnose runs/wine --simulate --thorough
   zoo diagnose runs/vae --num-rows 1000 --out cards/vae
   zoo diagnose runs/schools --reference draws.json.zip""",
+    "gradients": """examples:
+  zoo gradients runs/digits --out runs/gradients
+  zoo gradients vae --data digits --estimators pathwise,dreg --num-particles 1,10,100,1000
+  zoo gradients m2 --data digits --objective elbo --estimators enumerate,score,gumbel""",
     "sample": """examples:
   zoo sample runs/wine
   zoo sample runs/digits --num-samples 100 --out pictures""",
@@ -119,9 +125,11 @@ EXAMPLES = {
   zoo classify runs/digits --classifier tsvm --labels 100 --seeds 5
   zoo classify runs/digits --classifier knn --labels all --out classified""",
     "reproduce": """examples:
-  zoo list recipes
+  zoo reproduce --list
+  zoo reproduce gradient-estimators
   zoo reproduce energies --out runs/energies
-  zoo reproduce component-collapse --scale smoke""",
+  zoo reproduce kl-directions iwae-ladder --scale cpu --keep
+  zoo reproduce --all --scale smoke""",
     "bench": """examples:
   zoo bench --json steps.json
   zoo bench --cases ppca,planar --contenders ours_compiled,numpyro_scan --memory false""",

@@ -20,12 +20,13 @@ from experiments.show.card_files import strict
 from experiments.show.cards import cards_tables
 from experiments.show.figures import comparison_figure
 from experiments.show.tables import comparison_table, terminal
-from experiments.spec import check
+from experiments.spec import check, sums_labels
 from guides.guide import Guide
 from zoo.exact import knows
 from zoo.fitting import fit, pick_device
 
 WITH_EXACT = "exact,mean_field/per_datapoint,full_rank/per_datapoint,full_rank/amortized"
+OF_BITS = "mean_field/amortized,mean_field/per_datapoint"
 WITHOUT_EXACT = "mean_field/per_datapoint,full_rank/per_datapoint,full_rank/amortized"
 
 
@@ -90,8 +91,8 @@ def compare(
             mean_field/per_datapoint, full_rank/per_datapoint and full_rank/amortized.
         inference: where the parameters of the families without a slash come from, a comma list.
         objective: what is maximised, a comma list; renyi:0.5 with its α.
-        estimator: what becomes of discrete latents of the rows, a comma list (collapse, enumerate,
-            score, gumbel); by default the model's own word.
+        estimator: how the gradient reaches q, a comma list (pathwise, stl, dreg; enumerate, score,
+            gumbel); by default the model's own word.
         on: fixed or joint; by default fixed where exact or --model-from supplies the model.
         seeds: how many seeds; the table then has means and spreads.
         jobs: so many runs at a time, each in a process of its own with its share of the cores and
@@ -163,14 +164,16 @@ def compare(
         check_source(model_from, split)
     start = build_model(base, split)
     latents = Guide(start, split.train).latents
-    local, shared = latents.local.dim > 0, latents.global_.dim > 0
+    local, shared = latents.vectors.dim > 0, latents.global_.dim > 0
     knowing = knows(start, "posterior")
-    family = family or (WITH_EXACT if knowing and local else WITHOUT_EXACT)
+    usual = OF_BITS if latents.bits.dim else WITHOUT_EXACT
+    family = family or (WITH_EXACT if knowing and local else usual)
     mode = mode_of(on, family, start, model_from, local)
     cells = grid(family, inference, objective, estimator, local=local, fixed=mode == "fixed")
     if local and not knowing and any(cell.exact for cell in cells):
         raise ValueError(f"{model} does not know its posterior; leave exact out of the families")
-    summed = any((cell.estimator or start.estimator) != "collapse" for cell in cells)
+    own = start.estimator
+    summed = any(sums_labels(cell.estimator or own, own) for cell in cells)
     base = replace(base, eval_particles=eval_particles or (100 if summed else 1000))
     options = (family_options, inference_options, objective_options, estimator_options)
     specs = specs_of(base, cells, *options)

@@ -189,9 +189,9 @@ def _bits(
 def _latents(
     trained: Trained, guide: Guide, data: Dataset, seed: int, notes: list[str]
 ) -> dict[str, Any]:
-    """Active units, KL and mutual information, as far as there are continuous latents of rows."""
+    """Active units, KL and mutual information, as far as rows have continuous latents or bits."""
     found: dict[str, Any] = {"active_units": None, "kl": None, "mutual_information": None}
-    if not guide.latents.local.dim:
+    if not guide.latents.vectors.dim:
         return found
     if len(data) > 1:
         found["active_units"] = active_units(trained.model, guide, data, seed=seed).as_dict()

@@ -39,9 +39,10 @@ class Spec:
         family: the shape of q(z) for one datapoint; a word of ``zoo list families``.
         inference: where its parameters come from; a word of ``zoo list inference``; by default the
             model's own word, which is amortized for most.
-        estimator: what becomes of discrete latents of the rows: collapse (summed out given z, no
-            q(y | x)), or enumerate, score or gumbel, three ways to the gradient of a q(y | x); by
-            default the model's own word, which is collapse for most.
+        estimator: how the gradient reaches q; a word of ``zoo list estimators``: pathwise, stl,
+            dreg, score or vimco; of discrete latents of the rows collapse (summed out given z, no
+            q(y | x)), or enumerate, score, vimco, gumbel, straight_through or rebar; by default the
+            model's own word, which is collapse for most.
         objective: what is maximised; a word of ``zoo list objectives``; renyi:0.5 with its α.
         num_particles: draws for each datapoint and step; by default the objective's own number.
         global_family: the family of latents shared by all rows, or a Pyro AutoGuide by its name.
@@ -140,13 +141,17 @@ def check(spec: Spec) -> None:
     if (clip := options.get("clip")) is not None and not clip > 0:
         raise ValueError(f"clip is the longest gradient, above 0, got {clip}")
     word, _, value = spec.objective.partition(":")
-    if word == "renyi" and value:
+    if value:
+        objective = resolve("objectives", word)
+        name = getattr(objective, "shorthand", None)
+        if name is None:
+            raise ValueError(f"{word!r} takes no value after a colon, as renyi:0.5 does")
+        kind = type(inspect.signature(objective).parameters[name].default)
         try:
-            float(value)
+            kind(value)
         except ValueError:
-            raise ValueError(
-                f"renyi takes its α as a number, such as renyi:0.5, got {value!r}"
-            ) from None
+            what = "a number" if kind is float else "a whole number"
+            raise ValueError(f"{word} takes its {name} as {what}, got {value!r}") from None
     try:
         torch.device("cpu" if spec.device == "auto" else spec.device)
     except RuntimeError:
@@ -163,6 +168,12 @@ def estimator_of(model: str) -> str:
     return getattr(resolve("models", model), "estimator", "collapse")
 
 
+def sums_labels(estimator: str, own: str) -> bool:
+    """Whether bounds are sums over the values of a label, with an estimator and the model's own."""
+    kinds = [resolve("estimators", word) for word in (estimator, own)]
+    return next((kind.classifies for kind in kinds if not kind.of_any), False)
+
+
 def complete(spec: Spec) -> Spec:
     """The same run with every default written out, so that it can be repeated later."""
     check(spec)
@@ -172,6 +183,7 @@ def complete(spec: Spec) -> Spec:
         estimator=spec.estimator or estimator_of(spec.model),
     )
     assert spec.inference is not None and spec.estimator is not None
+    summed = sums_labels(spec.estimator, estimator_of(spec.model))
     objective = resolve("objectives", spec.objective.partition(":")[0])
     taken = inspect.signature(objective).parameters
     particles = spec.num_particles
@@ -181,7 +193,7 @@ def complete(spec: Spec) -> Spec:
         name: value for name, value in defaults(objective).items() if name != "num_particles"
     }
     if ":" in spec.objective:  # renyi:0.5 says α itself
-        options.pop("alpha", None)
+        options.pop(str(getattr(objective, "shorthand", None)), None)
     globals_ = (
         {}
         if spec.global_family.startswith("Auto")
@@ -190,7 +202,7 @@ def complete(spec: Spec) -> Spec:
     return replace(
         spec,
         num_particles=particles,
-        eval_particles=spec.eval_particles or (1000 if spec.estimator == "collapse" else 100),
+        eval_particles=spec.eval_particles or (100 if summed else 1000),
         model_options=spec.model_options
         if spec.model_from
         else {**defaults(resolve("models", spec.model)), **spec.model_options},
@@ -201,7 +213,7 @@ def complete(spec: Spec) -> Spec:
         },
         estimator_options={**_defaults_of("estimators", spec.estimator), **spec.estimator_options},
         classifier_options={
-            **(defaults(Classifier) if spec.estimator != "collapse" else {}),
+            **(defaults(Classifier) if summed else {}),
             **spec.classifier_options,
         },
         objective_options={**options, **spec.objective_options},

@@ -44,7 +44,9 @@ def summarize(
         "model": spec.model,
         "family": spec.family,
         "inference": spec.inference,
-        "estimator": spec.estimator if latents.discrete else None,
+        "estimator": None
+        if spec.estimator == "collapse" and not latents.discrete
+        else spec.estimator,
         "objective": spec.objective,
         "num_particles": spec.num_particles,
         "data": spec.data,
@@ -72,6 +74,7 @@ def summarize(
             "local": list(latents.local.names),
             "global": list(latents.global_.names),
             "discrete": list(latents.discrete),
+            "bits": list(latents.bits.names),
         },
         "adjusted_rand_index": {
             "train": _rand_index(judged.train_guide, rows.train),
@@ -90,7 +93,7 @@ def summarize(
 def _notes(spec: Spec, guide: Guide) -> list[str]:
     """What in the words does nothing for this model, or makes the figures other than bounds."""
     notes = []
-    local = guide.latents.local
+    local = guide.latents.vectors
     if not local.dim:
         rest = "the discrete ones are summed out" if guide.latents.discrete else "there are none"
         notes.append(
@@ -98,7 +101,10 @@ def _notes(spec: Spec, guide: Guide) -> list[str]:
             "--family and --inference have nothing to act on"
         )
     if not guide.has_density:
-        notes.append("the guide is a point mass (MAP): log_joint is log p(x, ẑ), which is no bound")
+        what = "a point mass (MAP): log_joint is log p(x, ẑ)"
+        if guide.family is not None and guide.family.is_state:
+            what = "the state of a Markov chain for each row: log_joint is log p(x, z) at one draw"
+        notes.append(f"the guide is {what}, which is no bound")
     warm_up = spec.fit_options.get("warm_up", 0)
     if note := training_note(spec.objective, spec.objective_options, warm_up):
         notes.append(note)

@@ -42,6 +42,11 @@ class Trained:
     summary: dict[str, Any]
 
 
+def is_run(word: str | Path) -> bool:
+    """Whether a word is the folder of a run."""
+    return (Path(word) / "run.json").exists()
+
+
 def load_trained(run: str | Path, device: str = "auto") -> Trained:
     """Reads a run that ``zoo fit --out`` has made, and loads its data again.
 

@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 def distribution(guide: Guide, batch: Batch) -> dist.TorchDistribution:
     """q over the packed, unconstrained local latents: batch shape (B,), event shape (d,).
 
+    Binary ones are packed as they are.
+
     Raises:
         ValueError: no such latents; a family that cannot score a given z, which has draws alone;
             labels that q is given and the batch lacks.
     """
     family = guide.family
     if family is None:
-        raise ValueError("the model has no continuous local latents")
+        raise ValueError("the model has no continuous or binary local latents")
     if not family.scores:
         raise ValueError(
             f"the family {type(family).__name__} cannot score a given z: only its own "
@@ -64,6 +66,6 @@ def log_prob(guide: Guide, batch: Batch, latents: Mapping[str, Tensor]) -> Tenso
 
 
 def _of(guide: Guide, q: Any, latents: Mapping[str, Tensor]) -> Tensor:
-    raw, log_jacobian = guide.latents.local.pack(latents)
+    raw, log_jacobian = guide.latents.vectors.pack(latents)
     density = guide.family is not None and guide.family.has_density
     return q.log_prob(raw) - (log_jacobian if density else 0)

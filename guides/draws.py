@@ -26,8 +26,15 @@ def made(family: str | type[Family], dim: int, options: Mapping[str, Any]) -> Fa
     return family(dim, **options)
 
 
-def sample(name: str, q: Any, sites: Sites, family: Family) -> dict[str, Tensor]:
-    """Draws q and hands each site its part, with log q(z) = log q(u) - log |dz/du|."""
+def sample(
+    name: str, q: Any, sites: Sites, family: Family, drawer: Any = None
+) -> dict[str, Tensor]:
+    """Draws q and hands each site its part, with log q(z) = log q(u) - log |dz/du|.
+
+    Binary latents have a ``drawer``, which draws each site as the estimator would have it.
+    """
+    if drawer is not None:
+        return drawer.draw(q, sites)
     if sites.identity:
         return {sites.names[0]: pyro.sample(sites.names[0], q, infer=dict(family.infer))}
     raw = pyro.sample(name, q, infer={"is_auxiliary": True, **family.infer})
@@ -72,4 +79,4 @@ def sample_local(
     kappa = partial(source, labels=labels) if drawn else source
     q = make(model, batch, kappa)  # outside the plate: a source may run p and q itself
     with rows(batch, model.plate):
-        return drawn | sample("_local", q, sites, family)
+        return drawn | sample("_local", q, sites, family, family.drawer)

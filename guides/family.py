@@ -35,22 +35,28 @@ class Family(nn.Module):
         uses_kappa: False where q comes from elsewhere and has no parameters of its own.
         scores: False where only the family's own draws have a density: q of a z from elsewhere is
             refused by name.
+        is_state: whether κ is the state of a Markov chain: a row of a table, which the objective
+            moves and no optimizer.
         refines: whether a Markov chain moves q's draws on, which ``refined`` then gives.
+        bits: the family that the word stands for where z in {0, 1}^d; None where there is none.
     """
 
     has_density: ClassVar[bool] = True
     uses_kappa: ClassVar[bool] = True
     scores: ClassVar[bool] = True
     scores_cheaply: bool = True
+    is_state: ClassVar[bool] = False
     refines: bool = False
     shorthand: ClassVar[str | None] = None
     infer: ClassVar[dict[str, Any]] = {}
+    bits: ClassVar[type[Family] | None] = None
+    drawer: Any  # of binary latents, a module that the guide sets; None for others
 
     def __init__(self, dim: int, init_scale: float = 1.0):
         super().__init__()
         if init_scale <= 0:
             raise ValueError(f"init_scale is a standard deviation, got {init_scale}")
-        self.dim, self.init_scale = dim, init_scale
+        self.dim, self.init_scale, self.drawer = dim, init_scale, None
 
     @property
     def num_params(self) -> int:

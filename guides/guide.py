@@ -47,9 +47,10 @@ class Guide(nn.Module):
         inference: where κ_n comes from, a word (``per_datapoint``, ``amortized``,
             ``semi_amortized``; ``bottom_up`` and ``top_down`` for several layers of latents) or a
             class; by default the one that the model names in ``inference``, else ``amortized``.
-        estimator: what becomes of discrete latents of the rows: ``collapse``, no q(y | x); or with
-            q(y | x) ``enumerate``, ``score`` or ``gumbel``, three ways to its gradient; by default
-            what the model names in ``estimator``, else ``collapse``.
+        estimator: how the gradient reaches q, a word of ``zoo list estimators``: of continuous
+            latents such as ``pathwise``, ``stl``, ``dreg``; of discrete ones of the rows
+            ``collapse``, no q(y | x), or with one such as ``enumerate``, ``vimco``, ``gumbel``; by
+            default what the model names in ``estimator``, else ``collapse``.
         global_family: Ψ of the global latents, or the name of a Pyro AutoGuide
             (``AutoMultivariateNormal``).
         family_options, inference_options, estimator_options, classifier_options, global_options:
@@ -107,7 +108,7 @@ class Guide(nn.Module):
         }  # what a run on disk remembers of q
         with factory(model.device, model.dtype):
             parts = build_local(model, data, self.latents, self.spec)
-            self.family, self.source, self.classifier = parts
+            self.family, self.source, self.classifier, self.gradient, self.reader = parts
             self._build_global(head, global_family, global_options)
         self.to(device=model.device, dtype=model.dtype)
 
@@ -188,7 +189,7 @@ class Guide(nn.Module):
             q = self.global_family(self.global_kappa)
             values |= sample("_global", q, self.latents.global_, self.global_family)
         if self.family is not None or self.classifier is not None:
-            local = self.latents.local, self.family
+            local = self.latents.vectors, self.family
             values |= sample_local(*local, self.model, batch, source, refined, self.classifier)
         return values
 

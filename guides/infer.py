@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -15,7 +16,9 @@ from guides.source import with_labels
 from guides.table import PerDatapoint
 from zoo.context import frozen, seeded, stream, validation
 from zoo.data import Batch, Dataset
+from zoo.leapfrog import target_of
 from zoo.objectives.bounds import log_mean_exp, mean
+from zoo.objectives.mcem import advanced
 from zoo.weights import log_weights
 
 if TYPE_CHECKING:
@@ -40,9 +43,10 @@ def infer(
     An amortized guide is returned as it is. For a table each row is optimised on its own by Adam,
     its learning rate falling to zero along a cosine, with log q's parameters held (sticking the
     landing), whose noise vanishes as q nears the posterior; a family that does not score cheaply,
-    such as most flows, and the importance-weighted bound take the plain path-wise gradient. The
-    random numbers are a stream of their own: the bound is later evaluated with other draws than
-    those that chose κ.
+    such as most flows, and the importance-weighted bound take the plain path-wise gradient; bits
+    the score function, less the mean of the row's other draws, whatever the estimator. The random
+    numbers are a stream of their own: the bound is later evaluated with other draws than
+    those that chose κ. The chain of a row (family ``chain``) takes as many transitions of ``mcem``.
 
     Args:
         guide: a trained guide.
@@ -55,7 +59,7 @@ def infer(
         objective: elbo, or iwae with its ``num_particles``.
 
     Raises:
-        ValueError: another objective.
+        ValueError: another objective; iwae where latents are bits.
 
     Reference: Roeder, Wu and Duvenaud, "Sticking the Landing", 2017.
     """
@@ -64,6 +68,11 @@ def infer(
     if guide.amortized:
         return guide
     family, model = guide.family, guide.model
+    free = not getattr(family, "is_state", False)  # or it is a chain's, which steps move
+    if objective != "elbo" and guide.latents.bits.dim:
+        raise ValueError(
+            "rows whose latents are bits are fitted by elbo alone; use objective='elbo'"
+        )
     assert family is not None and isinstance(guide.source, PerDatapoint)
     trained = guide.source.table.weight.detach()
     start = trained.mean(0)
@@ -75,7 +84,13 @@ def infer(
         for batch in data.batches(batch_size):
             batch = batch.to(device)
             rows = len(batch) * guide.source.states
-            kappa = start.expand(rows, -1).clone().requires_grad_()
+            kappa = start.expand(rows, -1).clone().requires_grad_(free)
+            if not free:
+                target = target_of(model, batch.unscaled(), guide.latents.local)
+                for _ in range(steps):
+                    kappa = advanced(target, kappa)
+                parts.append(kappa)
+                continue
             optimizer = torch.optim.Adam([kappa], lr=rate, betas=(0.9, 0.99))
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
             with torch.enable_grad():
@@ -86,7 +101,7 @@ def infer(
                     schedule.step()
             parts.append(kappa.detach())
     source = PerDatapoint(data, start, label_classes=guide.source.labels)
-    source.table.weight = nn.Parameter(torch.cat(parts))
+    source.table.weight = nn.Parameter(torch.cat(parts), free)
     return guide.with_source(source)
 
 
@@ -105,10 +120,16 @@ def row_losses(
 
         weights = log_weights(guide.model, partial(guide.draw, source=found), batch, num_particles)
         return -weights.bound(REDUCE[objective])[0]
-    weights = log_weights(
-        guide.model, lambda b: guide.draw(b, lambda _: kappa), batch, num_particles
-    )
+    with nullcontext() if family.drawer is None else family.drawer.hard():
+        weights = log_weights(
+            guide.model, lambda b: guide.draw(b, lambda _: kappa), batch, num_particles
+        )
     loss = -weights.bound(REDUCE[objective])[0]
+    if weights.log_q_score is not None:
+        h, log_q = weights.local[0].detach(), weights.log_q_score[0]  # (K, B)
+        others = (h.sum(0) - h) / max(1, num_particles - 1)
+        term = ((h - others) * log_q).mean(0)
+        return loss - (term - term.detach())
     local = guide.latents.local
     places = ("_z0", "_local", local.names[0])  # where the draw of Ψ stands
     raw = next(weights.values[name] for name in places if name in weights.values)

@@ -44,10 +44,11 @@ def classify(guide: Guide, batch: Batch) -> dict[str, Tensor]:
 
 
 def no_bound(guide: Guide, data: Dataset) -> str:
-    """What in q makes the loss of these data no bound: a relaxed label, a rewarded one."""
-    classifier = classifier_of(guide)
+    """What in q makes the loss of these data no bound: relaxed labels or bits, rewarded labels."""
+    classifier, drawer = classifier_of(guide), getattr(guide.family, "drawer", None)
     if classifier is None:
-        return ""
+        relaxed = drawer is not None and isinstance(drawer.estimator, Gumbel)
+        return f"relaxed bits ({guide.spec['estimator']})" if relaxed else ""
     found = ["a relaxed y (gumbel)"] if isinstance(classifier.estimator, Gumbel) else []
     if classifier.alpha and any(name in data.names for name in classifier.labels):
         found.append(f"{classifier.alpha:g} log q(y | x) of labels")
@@ -57,7 +58,10 @@ def no_bound(guide: Guide, data: Dataset) -> str:
 def baseline(guide: Guide, h: Tensor, batch: Batch) -> tuple[Any, Any]:
     """b of the estimator ``score`` for log weights h (S, K, B), and the loss that trains it."""
     classifier = classifier_of(guide)
-    return (0.0, 0.0) if classifier is None else classifier.baseline(h, _read(guide, batch))
+    drawer = getattr(guide.family, "drawer", None) or guide.reader
+    if classifier is not None:
+        return classifier.baseline(h, _read(guide, batch))
+    return (0.0, 0.0) if drawer is None else drawer.baseline(h, batch)
 
 
 def _read(guide: Guide, batch: Batch) -> Batch:

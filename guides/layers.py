@@ -15,7 +15,7 @@ from guides.family import Family
 from zoo.data import Batch, Dataset
 from zoo.model import Model
 from zoo.nets import start_small
-from zoo.sites import Latents, Site, Sites
+from zoo.sites import Latents, Site
 
 Step = Callable[[int, Tensor | None], TorchDistribution]
 
@@ -34,6 +34,7 @@ class Structured(Family):
     Attributes:
         reverse: whether the layer that the model samples last is drawn first.
         classifies: whether it takes ``classify`` and makes a ``classifier`` of labels by it.
+        takes_bits: whether layers may be binary vectors.
 
     Raises:
         ValueError: a family without κ, or one that cannot score a given z.
@@ -41,14 +42,15 @@ class Structured(Family):
 
     reverse: ClassVar[bool]
     classifies: ClassVar[bool] = False
+    takes_bits: ClassVar[bool] = False
     uses_kappa: ClassVar[bool] = False
 
     def __init__(
         self, model: Model, data: Dataset, latents: Latents, make: Callable[[int], Family]
     ):
-        super().__init__(latents.local.dim)
-        self.sites = latents.local
-        forwards = latents.local.sites
+        super().__init__(latents.vectors.dim)
+        self.sites = latents.vectors
+        forwards = self.sites.sites
         self.order: tuple[Site, ...] = forwards[::-1] if self.reverse else forwards
         made = [make(site.size) for site in self.order]
         if odd := [type(f).__name__ for f in made if not (f.scores and f.uses_kappa)]:
@@ -80,9 +82,9 @@ class Structured(Family):
         """Samples every layer."""
         seen, before, values = self.read(batch), None, {}
         for place, site in enumerate(self.order):
-            alone = Sites([site])
+            alone, family = self.sites.only(site), self.families[place]
             q = self.layer(model, seen, place, before)
-            values |= sample(f"_{site.name}", q, alone, self.families[place])  # type: ignore[arg-type]
+            values |= sample(f"_{site.name}", q, alone, family, self.drawer)  # type: ignore[arg-type]
             before, _ = alone.pack(values)
         return values
 
@@ -132,7 +134,8 @@ class Chain(TorchDistribution):
         shape, before = torch.Size(sample_shape) + self.batch_shape, None
         parts: dict[int, Tensor] = {}
         for turn, place in enumerate(self.places):
-            before = parts[place] = self.step(turn, before).expand(shape).rsample()
+            q = self.step(turn, before).expand(shape)
+            before = parts[place] = q.rsample() if q.has_rsample else q.sample()
         return torch.cat([parts[place] for place in sorted(parts)], -1)
 
     def log_prob(self, value: Tensor) -> Tensor:

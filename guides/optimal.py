@@ -63,8 +63,8 @@ def optimal(
         between layers (``bottom_up``), of a classifier, of leapfrog steps.
 
     Raises:
-        ValueError: no continuous latents of the rows; a point mass; layers whose networks read
-            more than κ_n (``recurrent``, ``stacked``).
+        ValueError: no continuous latents of the rows, or bits; a point mass; layers whose networks
+            read more than κ_n (``recurrent``, ``stacked``).
 
     Reference: Cremer, Li and Duvenaud, "Inference Suboptimality in Variational Autoencoders", 2018.
 
@@ -86,6 +86,11 @@ def optimal(
         raise ValueError(
             "the guide has a point mass (delta), which has no bound to be the best of; use another "
             "family, such as mean_field"
+        )
+    if guide.latents.bits.dim:
+        raise ValueError(
+            f"{list(guide.latents.bits.names)} are bits, without the path-wise gradient that the "
+            "search for the best q climbs by; fit a table, with the inference per_datapoint"
         )
     if not family.uses_kappa and not isinstance(family, Structured):
         other = guide.with_source(guide.source)  # type: ignore[arg-type]  # exact: None

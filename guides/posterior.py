@@ -25,7 +25,8 @@ class Posterior:
     Attributes:
         samples: by site; local (S, B, *event), global (S, *event), discrete (S, B) drawn from
             q(y | x), or else from q(z) p(y | x, z).
-        log_q: (S, B), log q(z | x) of the continuous local latents, in nats, with a classifier
+        log_q: (S, B), log q(z | x) of the continuous or binary local latents, in nats, with a
+            classifier
             log q(z | x, y) at the y drawn with them; NaN for draws of a Markov chain, which have no
             density.
         log_q_global: (S,), log q(g).
@@ -40,7 +41,7 @@ class Posterior:
 
     @property
     def mean(self) -> dict[str, Tensor]:
-        """Posterior means of the continuous latents, over the draws."""
+        """Posterior means of the continuous latents over the draws; of a bit, how often it is 1."""
         return {k: v.mean(0) for k, v in self.samples.items() if k not in self.probabilities}
 
     @property
@@ -73,7 +74,7 @@ def posterior(guide: Guide, batch: Batch, num_samples: int = 1000) -> Posterior:
     weights = log_weights(guide.model, draw, batch, inner, outer)
     rows = len(batch)
     samples = {}
-    for site in guide.latents.local.sites:
+    for site in guide.latents.vectors.sites:
         value = weights.values[site.name]
         samples[site.name] = value.reshape(num_samples, rows, *site.shape)
     for site in guide.latents.global_.sites:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from zoo.data import Batch, Dataset
 from zoo.decoding import tiled
+from zoo.paths import remembered
 
 Objective = Callable[[Tensor], Tensor]  # κ (B, P) -> a noisy bound for each datapoint (B,)
 
@@ -82,9 +83,11 @@ class Kappa:
     def __call__(self, batch: Batch, labels: Mapping[str, Tensor] | None = None) -> Tensor:
         """(B, P), or (*lead, B, P) at labels that the batch lacks."""
         if not labels:
-            return self.source(batch, lambda kappa: self.objective(batch, kappa))
+            return remembered(
+                lambda: self.source(batch, lambda kappa: self.objective(batch, kappa))
+            )
 
         def bound(kappa: Tensor) -> Tensor:
             return self.objective(with_labels(batch, labels)[0], kappa)
 
-        return self.source.given(batch, labels, bound)
+        return remembered(lambda: self.source.given(batch, labels, bound))

@@ -31,7 +31,7 @@ class BottomUp(Structured):
     The layers are drawn in the reverse of the model's order: z_1, which the model samples last, is
     next to the data. Each has any family, Ψ(z_l; κ_l) with κ_1 = g_1(x) and κ_l = g_l(z_{l-1}).
     With one layer it is the inference ``amortized``. A latent with a bounded support is read as
-    the real vector that it is mapped from.
+    the real vector that it is mapped from, bits as they are.
 
     Args:
         widths: of the hidden layers of each network, from the data up, the last one going on; by
@@ -44,10 +44,12 @@ class BottomUp(Structured):
     Raises:
         ValueError: a family that has no κ or cannot score a given z; widths below 1 or too many.
 
-    Reference: Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", 2016.
+    Reference: Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", 2016; of bits
+    Dayan, Hinton, Neal and Zemel, "The Helmholtz Machine", 1995.
     """
 
     reverse: ClassVar[bool] = True
+    takes_bits: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -71,8 +71,11 @@ def fits(model: str, family: str, objective: str) -> bool:
     """Whether the library takes the three together, as far as it can be told beforehand."""
     kind, own = resolve("models", model), getattr(resolve("models", model), "inference", "")
     mixture = model in ("gmm", "bayesian_gmm")  # no continuous latents of the rows
-    if own in ("top_down", "recurrent") and family != "mean_field":
+    if (own in ("top_down", "recurrent") or model == "sbn") and family != "mean_field":
         return False
+    if family == "chain" or objective == "mcem":
+        plain = not own and kind.estimator == "collapse" and model != "bayesian_ppca"
+        return (family, objective) == ("chain", "mcem") and plain and not mixture
     if family == "exact":
         known = knows(kind, "posterior") or mixture
     elif family == "hamiltonian":
@@ -116,6 +119,8 @@ def pair(model: str, family: str = "mean_field", **options: Any) -> tuple[Any, A
 def source(case: tuple[str, str, str]) -> str | None:
     """An inference by turns, where the model names none."""
     model, family, _ = case
+    if family == "chain":
+        return "per_datapoint"
     if hasattr(resolve("models", model), "inference") or family in ("exact", "hamiltonian"):
         return None
     return ("amortized", "per_datapoint")[covering().index(case) // 10 % 2]

@@ -20,7 +20,8 @@ from zoo.models.bayesian_gmm import BayesianGMM
 from zoo.models.gmm import GMM
 from zoo.models.m1m2 import M1M2
 from zoo.models.m2 import M2
-from zoo.objectives.bounds import elbo, mle, renyi
+from zoo.objectives.bounds import elbo, renyi
+from zoo.objectives.likelihood import mle
 from zoo.objectives.stock import traceenum_elbo
 
 QUICK = {"steps": 3, "batch_size": 40, "progress": False}

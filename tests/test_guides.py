@@ -31,7 +31,8 @@ from zoo.weights import log_weights
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-FAMILIES = [w for w in names("families") if resolve("families", w).uses_kappa]
+KINDS = {word: resolve("families", word) for word in names("families")}
+FAMILIES = [word for word, kind in KINDS.items() if kind.uses_kappa and not kind.is_state]
 INFERENCE = [w for w in names("inference") if issubclass(resolve("inference", w), Source)]
 LOG_EVIDENCE = -1.8280121234846454  # of x = 1.5 under z ~ N(0, 1), x | z ~ N(z, 1)
 

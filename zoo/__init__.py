@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from zoo.latent_space import encode, interpolate, manifold, reconstruct
     from zoo.model import Model, observe
     from zoo.predictive import predict, prior_predictive
+    from zoo.pyro_loss import PyroLoss
     from zoo.sources import load_data
     from zoo.store import load
     from zoo.svi import pyro_svi
@@ -43,6 +44,7 @@ __all__ = [
     "Batch",
     "Dataset",
     "Model",
+    "PyroLoss",
     "as_dataset",
     "diagnose",
     "encode",
@@ -73,6 +75,7 @@ _HOMES = {
     "zoo.model": ("Model", "observe"),
     "zoo.functions": ("plain",),
     "zoo.svi": ("pyro_svi",),
+    "zoo.pyro_loss": ("PyroLoss",),
     "zoo.predictive": ("predict", "prior_predictive"),
     "zoo.sources": ("load_data",),
     "zoo.store": ("load",),

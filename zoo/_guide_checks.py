@@ -13,8 +13,7 @@ from zoo.data import Batch
 from zoo.exact import knows, log_evidence
 from zoo.handlers import Enumerate, Particles, Record
 from zoo.model import Model
-from zoo.objectives._beside import beside
-from zoo.objectives.bounds import mean
+from zoo.objectives.bounds import elbo
 from zoo.particles import drawn, one_particle, simulate
 from zoo.weights import LogWeights, _weigh, log_weights
 
@@ -71,14 +70,13 @@ def check_particles(model: Model, guide: Any, batch: Batch) -> None:
 
 def _seeded_weigh(model: Model, guide: Any, batch: Batch, k: int, s: int, given: Any) -> LogWeights:
     with seeded(2, model.device):
-        return _weigh(model, guide, batch, k, s, given)
+        return _weigh(model, guide, batch, k, s, given=given)
 
 
 def check_gradients(model: Model, guide: Any, batch: Batch) -> None:
     """The gradient of the ELBO reaches every parameter of the guide and is finite."""
     guide.zero_grad()
-    weights = log_weights(model, guide, batch, 4)
-    loss = beside(weights, guide, batch) - weights.per_datapoint(mean).sum()
+    loss = elbo(model, guide, batch, num_particles=4)
     if loss.requires_grad:
         loss.backward()
     for name, parameter in guide.named_parameters():

@@ -15,12 +15,13 @@ from zoo.data import Batch
 from zoo.handlers import Enumerate, Record, Replay, in_plate, is_latent, log_prob
 from zoo.local_params import at_home
 from zoo.model import Model, observe
+from zoo.sites import is_bits
 
 DRAWS = 100  # in place of a mean that a distribution does not know
 
 
 class AtMean(Messenger):
-    """Continuous latents that nobody gives stand at the mean of p, given those above them."""
+    """Continuous latents and bits that nobody gives stand at the mean of p, given those above."""
 
     def __init__(self, site: str):
         super().__init__()
@@ -29,7 +30,7 @@ class AtMean(Messenger):
     def _pyro_sample(self, message: Any) -> None:
         if not is_latent(message) or message["name"] == self.site:
             return
-        if not message["fn"].support.is_discrete:
+        if not message["fn"].support.is_discrete or is_bits(message["fn"]):
             message["value"] = mean_of(message["fn"])
 
 
@@ -54,7 +55,7 @@ class Drawn(Messenger):
 
 
 def latent_shapes(model: Model, batch: Batch, site: str = "x") -> dict[str, torch.Size]:
-    """site -> event shape of the continuous latents of rows, in the order that p samples them."""
+    """site -> event shape of the continuous latents and bits of rows, in the order of p."""
     with torch.no_grad(), seeded(0, model.device), validation(False), Record() as p:
         model.run(batch)
     return {
@@ -62,7 +63,7 @@ def latent_shapes(model: Model, batch: Batch, site: str = "x") -> dict[str, torc
         for name, found in p.sites.items()
         if in_plate(found, model.plate)
         and not (found["is_observed"] or name in batch.values or name == site)
-        and not found["fn"].support.is_discrete
+        and not (found["fn"].support.is_discrete and not is_bits(found["fn"]))
     }
 
 
@@ -109,8 +110,8 @@ def expected(
 ) -> Tensor:
     """E[x | z] of B rows, (B, *event).
 
-    Continuous latents that are not given stand at the mean of p given those that are; discrete ones
-    are summed out with p(y | z), or with p(y | x, z) where the rows of x are ``seen``.
+    Continuous latents and bits that are not given stand at the mean of p given those that are;
+    other discrete ones are summed out with p(y | z), or with p(y | x, z) where x is ``seen``.
 
     Args:
         model: p.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,9 +16,9 @@ from zoo.kl_weight import why_no_bound
 from zoo.loop import FitResult, Loop, NonFiniteLossError, Settings
 from zoo.model import Model, as_model
 from zoo.monitor import check_rows
+from zoo.objective_words import bind_objective
 from zoo.optim import BETAS, EPS, OptimizerName, ScheduleName, learning_rate
 from zoo.parallel import joined
-from zoo.registry import resolve
 from zoo.settings import pick_device
 
 __all__ = ["FitResult", "NonFiniteLossError", "bind_objective", "fit", "pick_device"]
@@ -206,45 +205,18 @@ def fit(
     keep = None if held_out is None else as_dataset(held_out).to(where)
     still = frozen(*(m for side, m in modules.items() if side == freeze))
     with still, seeded(seed, where), joined(where) as team:
-        result = FitResult(model, guide, name, no_bound=_no_bound(guide, data, options))
+        result = FitResult(model, guide, name, no_bound=_no_bound(guide, data, loss_of, options))
         loop = Loop(result, data, loss_of, settings, optimizer, lr, keep, team)
         loop.restore() if resume else None
         loop.run()
     return loop.result
 
 
-def _no_bound(guide: Any, data: Dataset, options: Mapping[str, Any]) -> str:
-    """What makes the loss no bound: options of the objective, or what the guide adds to it."""
+def _no_bound(guide: Any, data: Dataset, loss_of: Any, options: Mapping[str, Any]) -> str:
+    """What makes the loss no bound: the objective, its options, or what the guide adds to it."""
     told = getattr(guide, "no_bound", lambda data: "")(data)
-    return " and ".join(filter(None, (why_no_bound(options), told)))
+    return " and ".join(filter(None, (why_no_bound(loss_of, options), told)))
 
 
 def _plain(value: Any) -> bool:
     return isinstance(value, int | float | str | None)
-
-
-def bind_objective(
-    objective: Any, options: Mapping[str, Any] | None = None
-) -> tuple[str, Callable[..., Tensor]]:
-    """(name, loss) of a word, ``renyi:0.5`` with its α, a callable, or one of Pyro's instances.
-
-    Raises:
-        ValueError: an unknown word or option.
-    """
-    given = dict(options or {})
-    if isinstance(objective, str):
-        word, _, value = objective.partition(":")
-        function = resolve("objectives", word)
-        known = inspect.signature(function).parameters
-        if value:
-            if "alpha" not in known:
-                raise ValueError(f"{word!r} takes no value after a colon; only renyi:α does")
-            given["alpha"] = float(value)
-        if lost := sorted(set(given) - set(known)):
-            raise ValueError(f"the objective {word!r} takes no {lost}; it takes {list(known)[3:]}")
-        return objective, partial(function, **given)
-    if hasattr(objective, "loss_and_grads"):
-        from zoo.objectives.stock import stock
-
-        objective = stock(objective)
-    return getattr(objective, "__name__", type(objective).__name__), partial(objective, **given)

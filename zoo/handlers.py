@@ -61,14 +61,15 @@ class Record(Messenger):
     def _pyro_param(self, message: Any) -> None:
         home = getattr(message["fn"], "__self__", None)
         if message["value"] is None and home is pyro.get_param_store():
-            raise ValueError(
-                f"parameter {message['name']!r} would stand in Pyro's global store, where nothing "
-                "here trains it; make it an nn.Parameter of a module"
-            )
+            where = "would stand in Pyro's global store, where nothing here trains it"
+            name = message["name"]
+            raise ValueError(f"parameter {name!r} {where}; make it an nn.Parameter of a module")
 
 
 def log_prob(site: Any) -> Tensor:
     """log p of a recorded site, its own scale and mask applied; shape: the site's batch shape."""
+    if "held" in site:  # as it was while q's parameters were held
+        return site["held"]
     value = site["fn"].log_prob(site["value"])
     return scale_and_mask(value, site["scale"], site["mask"])
 
@@ -136,7 +137,7 @@ def _check_values(name: str, value: Tensor, fn: Any) -> None:
 
 def _base(fn: Any) -> Any:
     while isinstance(fn, torch.distributions.Independent):
-        fn = fn.base_dist  # of one entry
+        fn = fn.base_dist
     return fn
 
 
@@ -203,14 +204,15 @@ class Particles(Messenger):
 
 
 class Replay(Messenger):
-    """Gives the latents of a model the values that a guide has drawn, or relaxed (``Relaxed``)."""
+    """Gives latents the values a guide has drawn, or relaxed, or functions of the distribution."""
 
     def __init__(self, sites: Mapping[str, Any]):
         self.sites = sites
 
     def _pyro_sample(self, message: Any) -> None:
         if is_latent(message) and (site := self.sites.get(message["name"])):
-            message["value"], fn = site["value"], site.get("fn")
+            value, fn = site["value"], site.get("fn")
+            message["value"] = value(message["fn"]) if callable(value) else value
             message["fn"] = fn.against(message["fn"]) if hasattr(fn, "against") else message["fn"]
             message["infer"] = {**(message["infer"] or {}), "_replayed": True}
 
@@ -220,8 +222,6 @@ class Enumerate(Messenger):
 
     Each takes a dimension of its own, from -4 to the left. In a guide only sites marked
     ``infer={"enumerate": "parallel"}`` are enumerated; in a model every one that is left over.
-
-    Raises ``ValueError`` above 1024 joint states, naming the sites and their sizes.
     """
 
     def __init__(self, plate: str, marked_only: bool = False, used: int = 0):

@@ -5,6 +5,7 @@ None of the three leaves a bound on log p(x), and everything that prints such a 
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.distributions import Independent
 
 from zoo.handlers import log_prob
+from zoo.registry import entries, resolve
 from zoo.weights import LogWeights
 
 NOT_A_BOUND = "not a bound"
@@ -123,19 +125,33 @@ def _factors(site: Any) -> Tensor | None:
     return terms.sum(before) if before else terms
 
 
-def why_no_bound(options: Mapping[str, Any]) -> str:
-    """What in an objective's options makes its value no bound on log p(x); empty if nothing does.
+def why_no_bound(objective: Any, options: Mapping[str, Any]) -> str:
+    """What makes an objective's value no bound on log p(x); empty if nothing does.
+
+    Args:
+        objective: its function, or its word.
+        options: the keyword arguments that it is given.
 
     Example:
-        >>> why_no_bound({"beta": 4.0, "free_bits": 0.0}), why_no_bound({"num_particles": 5})
+        >>> why_no_bound("elbo", {"beta": 4.0}), why_no_bound("elbo", {"num_particles": 5})
         ('β = 4', '')
+        >>> why_no_bound("renyi", {"alpha": -1.0}), why_no_bound("beta", {})
+        ('α below 0 at a finite K', 'β = 4')
     """
-    reasons = []
-    if (beta := options.get("beta", 1.0)) != 1:
+    if isinstance(objective, str):
+        word, _, value = objective.partition(":")
+        objective = resolve("objectives", word) if word in entries("objectives") else None
+        if value and (name := getattr(objective, "shorthand", None)):
+            options = {**options, name: float(value)}
+    known = inspect.signature(objective).parameters if objective else {}
+    told = {name: p.default for name, p in known.items()} | dict(options)
+    own = getattr(getattr(objective, "func", objective), "no_bound", "")
+    reasons = [own if isinstance(own, str) else own(told)]
+    if (beta := told.get("beta", 1.0)) != 1:
         reasons.append(f"β = {beta:g}")
-    if free := options.get("free_bits", 0.0):
+    if free := told.get("free_bits", 0.0):
         reasons.append(f"free bits of {free:g} nats")
-    return " and ".join(reasons)
+    return " and ".join(filter(None, reasons))
 
 
 def training_note(objective: str, options: Mapping[str, Any], warm_up: int = 0) -> str:
@@ -145,7 +161,7 @@ def training_note(objective: str, options: Mapping[str, Any], warm_up: int = 0) 
         >>> training_note("elbo", {"beta": 2.0})
         'trained on elbo with β = 2, which is not a bound; the bounds reported are (β = 1)'
     """
-    reasons = why_no_bound(options)
+    reasons = why_no_bound(objective, options)
     if warm_up:
         rise = f"β rising over the first {warm_up} steps"
         reasons = f"{reasons}, and {rise}" if reasons else rise

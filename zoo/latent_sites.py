@@ -13,6 +13,7 @@ from zoo.data import Batch
 from zoo.handlers import Enumerate, Particles, Record, in_plate, log_prob
 from zoo.local_params import at_home
 from zoo.model import Model
+from zoo.sites import is_bits
 from zoo.weights import LogWeights
 
 
@@ -130,8 +131,9 @@ def _terms(
 
 def _divergence(q: Any, p: Any) -> Tensor | None:
     """KL(q ‖ p) in closed form, where there is one."""
+    shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape)  # torch wants it of bits
     try:
-        return kl_divergence(q, p)
+        return kl_divergence(q.expand(shape), p.expand(shape))
     except NotImplementedError:
         return None
 
@@ -148,7 +150,7 @@ def _factors(site: Any) -> Any:
 def posterior_means(
     model: Model, guide: Callable[[Batch], Any], batch: Batch, num_samples: int
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """E_q[z | x] of every continuous latent of the rows, and the variance of its estimate.
+    """E_q[z | x] of every continuous or binary latent of the rows, and its estimate's variance.
 
     Returns:
         site -> (B, U) each, in float64; the variance is 0 where q knows its mean.
@@ -168,7 +170,7 @@ def posterior_means(
         auxiliary = (site["infer"] or {}).get("is_auxiliary")
         if auxiliary or name in by_guide.sizes or not in_plate(site, plate):
             continue
-        if site["is_observed"] or site["fn"].support.is_discrete:
+        if site["is_observed"] or (site["fn"].support.is_discrete and not is_bits(site["fn"])):
             continue
         size = site["fn"].event_shape.numel()
         value = _mean(site)

@@ -31,8 +31,8 @@ def encode(
 ) -> Tensor:
     """E_q[z | x] of every row, (N, d): features for a classifier, a plot, or a search.
 
-    The continuous latents of a row stand side by side, in the order in which p samples them (the
-    top layer first). The mean is exact where q knows it, else that of ``num_samples`` draws.
+    The continuous latents or bits of a row stand side by side, in the order in which p samples them
+    (the top layer first). The mean is exact where q knows it, else that of ``num_samples`` draws.
 
     Args:
         model: p.
@@ -222,7 +222,7 @@ def global_means(
 def _means(
     model: Model, guide: Any, batch: Batch, num_samples: int, needed: bool = True
 ) -> dict[str, Tensor]:
-    """site -> (B, *event) posterior means of the continuous latents, in the order of p."""
+    """site -> (B, *event) posterior means of the continuous latents and bits, in the order of p."""
     if num_samples < 1:
         raise ValueError(f"num_samples counts draws from 1, got {num_samples}")
     shapes = latent_shapes(model, batch)

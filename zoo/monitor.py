@@ -16,7 +16,8 @@ from zoo.context import seeded, stream, validation
 from zoo.data import Batch, Dataset
 from zoo.handlers import is_site
 from zoo.model import Model, observe
-from zoo.objectives.bounds import log_likelihood, mean
+from zoo.objectives.bounds import mean
+from zoo.objectives.likelihood import log_likelihood
 from zoo.shares import divided
 from zoo.weights import log_weights
 

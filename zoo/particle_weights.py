@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.paths import ManyPaths, Paths
+
 
 @dataclass(frozen=True)
 class LogWeights:
@@ -36,6 +38,7 @@ class LogWeights:
             α log q(y | x) of given labels; None where there is nothing.
         log_q_score: (S, K, B), log q of the sites whose gradient the guide wants estimated by the
             score function; None where there are none.
+        paths: takes the factor of the draws' gradient where q is held; None elsewhere.
         relaxed: discrete sites that the guide relaxes; with any the weights are those of no bound.
     """
 
@@ -56,6 +59,7 @@ class LogWeights:
     reward: Tensor | None = None
     log_q_score: Tensor | None = None
     relaxed: tuple[str, ...] = ()
+    paths: Paths | ManyPaths | None = None
 
     @property
     def log_weight(self) -> Tensor:

@@ -17,6 +17,7 @@ from zoo.data import Batch
 from zoo.functions import PlainModel
 from zoo.handlers import Enumerate, Particles, Record, Replay, in_plate, log_prob
 from zoo.model import Model, observe
+from zoo.paths import ManyPaths
 
 
 def split(sites: Mapping[str, Any], plate: str) -> tuple[list[Any], list[Any]]:
@@ -149,4 +150,5 @@ def one_by_one(weigh: Callable[[Mapping[str, Any]], Any], inner: int, outer: int
         log_q_global=torch.cat([row[0].log_q_global for row in grid]),
         values={name: values(name) for name in first.values},
         log_q_score=None if first.log_q_score is None else gather("log_q_score"),
+        paths=None if first.paths is None else ManyPaths([[w.paths for w in r] for r in grid]),
     )

@@ -1,4 +1,4 @@
-"""A categorical variable relaxed to the simplex, so that a gradient goes through its draws."""
+"""Discrete variables relaxed to continuous ones, so that a gradient goes through their draws."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions.util import sum_rightmost
 from torch import Tensor
 from torch.distributions import constraints
+from torch.nn.functional import softplus
 
 
 class Relaxed(dist.TorchDistribution):
@@ -21,7 +23,7 @@ class Relaxed(dist.TorchDistribution):
 
     Args:
         logits: (..., C), log q up to a constant.
-        temperature: τ > 0.
+        temperature: τ > 0, a number or a tensor (), which is not looked at.
         hard: straight-through: ỹ is the one-hot argmax, with the gradient of the relaxed draw.
 
     Raises:
@@ -40,63 +42,174 @@ class Relaxed(dist.TorchDistribution):
     support = constraints.simplex  # type: ignore[assignment]
     has_rsample = True
 
-    def __init__(self, logits: Tensor, temperature: float, hard: bool = False):
-        if not temperature > 0:
+    def __init__(self, logits: Tensor, temperature: float | Tensor, hard: bool = False):
+        if not isinstance(temperature, Tensor) and not temperature > 0:
             raise ValueError(f"the temperature of a relaxed draw is above 0, got {temperature}")
-        self.log_q, self.temperature, self.hard = logits.log_softmax(-1), temperature, hard
+        self.logits, self.temperature, self.hard = logits, temperature, hard
+        self.q: Any = self._unrelaxed()
         super().__init__(logits.shape[:-1], logits.shape[-1:], validate_args=False)
+
+    def _unrelaxed(self) -> Any:
+        return dist.Categorical(logits=self.logits, validate_args=False)
+
+    @property
+    def probs(self) -> Tensor:
+        """(..., C): E_q of the one-hot y."""
+        return self.q.probs
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Relaxed:
         """The same q, drawn independently over more dimensions."""
         shape = torch.Size(batch_shape) + self.event_shape
-        return Relaxed(self.log_q.expand(shape), self.temperature, self.hard)
+        return type(self)(self.logits.expand(shape), self.temperature, self.hard)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """(*sample_shape, *batch_shape, C), points of the simplex."""
-        shape = torch.Size(sample_shape) + self.log_q.shape
-        u = torch.rand(shape, dtype=self.log_q.dtype, device=self.log_q.device)
-        tiny = torch.finfo(u.dtype).tiny
-        gumbel = -(-u.clamp(min=tiny, max=1 - torch.finfo(u.dtype).eps / 2).log()).log()
-        soft = ((self.log_q + gumbel) / self.temperature).softmax(-1)
-        if not self.hard:
-            return soft
-        top = soft.argmax(-1, keepdim=True)
-        return torch.zeros_like(soft).scatter(-1, top, 1.0) + (soft - soft.detach())
+        """(*sample_shape, *batch_shape, *event_shape), points between the values of y."""
+        soft = self._soft(uniform(torch.Size(sample_shape) + self.logits.shape, self.logits))
+        return self._rounded(soft) + (soft - soft.detach()) if self.hard else soft
+
+    def _soft(self, u: Tensor) -> Tensor:
+        gumbel = -(-u.log()).log()
+        return ((self.q.logits + gumbel) / self.temperature).softmax(-1)
+
+    def _rounded(self, soft: Tensor) -> Tensor:
+        return torch.zeros_like(soft).scatter(-1, soft.argmax(-1, keepdim=True), 1.0)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """(...): Σ_c q_c log q_c, whatever the value."""
-        return self._expected(self.log_q, value)
+        return self.against(self.q).log_prob(value)
 
-    def against(self, fn: Any) -> RelaxedPrior:
-        """What the model's own distribution of y, a categorical one, scores in its place."""
-        if not hasattr(fn, "logits") or fn.event_shape:
-            raise ValueError(
-                f"only a Categorical can be relaxed, and the model has {type(fn).__name__}; use "
-                "the estimator enumerate"
-            )
-        return RelaxedPrior(self, fn.logits)
-
-    def _expected(self, log_p: Tensor, value: Tensor) -> Tensor:
-        score = (self.log_q.exp() * log_p).sum(-1)
-        return score.expand(torch.broadcast_shapes(score.shape, value.shape[:-1]))
+    def against(self, fn: Any) -> Linear:
+        """What the model's own distribution of y scores in its place: E_q log p(y)."""
+        return Linear(fn, self.probs)
 
 
-class RelaxedPrior(dist.TorchDistribution):
-    """The model's p(y) for a relaxed draw of q: log_prob is Σ_c q_c log p(y = c)."""
+class RelaxedBits(Relaxed):
+    """z̃_j = σ((λ_j + log u_j − log(1 − u_j))/τ): bits of q(z) = Π_j Bernoulli(σ(λ_j)), relaxed.
+
+    The binary Concrete variable. Which density is used: none of z̃ itself. The two terms of a layer
+    are in expectation over its own q given whatever relaxed layer that was drawn before, with π_j
+    = σ(λ_j): Σ_j [π_j log p_j + (1 − π_j) log(1 − p_j)], where p_j may depend on a relaxed layer
+    above, and the same of log q. As with ``Relaxed`` the loss is no bound.
+
+    Args:
+        logits: (..., d), the log-odds λ.
+        temperature: τ > 0, a number or a tensor (), which is not looked at.
+        hard: straight-through: z̃ is rounded to 0 or 1, with the gradient of the relaxed draw.
+
+    Raises:
+        ValueError: a temperature that is not above 0.
+
+    Reference: Maddison, Mnih and Teh, "The Concrete Distribution", 2017.
+
+    Example:
+        >>> z = RelaxedBits(torch.zeros(5, 4), temperature=0.5, hard=True).rsample((7,))
+        >>> z.shape, bool(((z == 0) | (z == 1)).all())
+        (torch.Size([7, 5, 4]), True)
+    """
+
+    support = constraints.independent(constraints.unit_interval, 1)  # type: ignore[assignment]
+
+    def _unrelaxed(self) -> Any:
+        return dist.Bernoulli(logits=self.logits, validate_args=False).to_event(1)
+
+    @property
+    def probs(self) -> Tensor:
+        """(..., d): π, E_q of the bits."""
+        return self.logits.sigmoid()
+
+    def _soft(self, u: Tensor) -> Tensor:
+        return ((self.logits + logistic(u)) / self.temperature).sigmoid()
+
+    def _rounded(self, soft: Tensor) -> Tensor:
+        return (soft > 0.5).to(soft.dtype)
+
+
+class Linear(dist.TorchDistribution):
+    """log p of a discrete variable, continued linearly to the points between its values.
+
+    At a one-hot vector, or at bits, it is log p itself. See ``linear`` for the formula.
+
+    Args:
+        fn: p, a Categorical or bits.
+        at: (..., *event_shape), weights that take the place of any value; None for the value.
+
+    Raises:
+        ValueError: any other distribution.
+    """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
-    support = constraints.simplex  # type: ignore[assignment]
+    support = constraints.real  # type: ignore[assignment]
 
-    def __init__(self, q: Relaxed, log_p: Tensor):
-        self.q, self.log_p = q, log_p
-        shape = torch.broadcast_shapes(q.log_q.shape, log_p.shape)
-        super().__init__(shape[:-1], shape[-1:], validate_args=False)
+    def __init__(self, fn: Any, at: Tensor | None = None):
+        classes = kind_of(fn) is torch.distributions.Categorical
+        event = fn.logits.shape[-1:] if classes else fn.event_shape
+        self.fn, self.at = fn, at
+        batch = fn.batch_shape
+        if at is not None:
+            batch = torch.broadcast_shapes(batch, at.shape[: at.dim() - len(event)])
+        super().__init__(batch, event, validate_args=False)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> RelaxedPrior:
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Linear:
         """The same, over more dimensions."""
-        shape = torch.Size(batch_shape) + self.event_shape
-        return RelaxedPrior(self.q, self.log_p.expand(shape))
+        return Linear(self.fn.expand(batch_shape), self.at)
+
+    def against(self, fn: Any) -> Linear:
+        """Another distribution of the same variable, continued in the same way."""
+        return Linear(fn, self.at)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """(...): Σ_c q_c log p(y = c)."""
-        return self.q._expected(self.log_p, value)
+        """(...): ``linear`` at the weights, or at the value."""
+        score = linear(self.fn, value if self.at is None else self.at)
+        lead = value.shape[: value.dim() - self.event_dim]
+        return score.expand(torch.broadcast_shapes(score.shape, lead))
+
+
+def linear(fn: Any, weight: Tensor) -> Tensor:
+    """Σ_c w_c log p(c) of a Categorical; Σ_j [w_j log p_j + (1 − w_j) log(1 − p_j)] of bits.
+
+    Args:
+        fn: p, a Categorical, or a Bernoulli, independent over its event.
+        weight: (..., C) or (..., *event_shape), w.
+
+    Raises:
+        ValueError: any other distribution.
+
+    Example:
+        >>> linear(dist.Categorical(torch.tensor([0.5, 0.5])), torch.tensor([0.3, 0.7])).exp()
+        tensor(0.5000)
+    """
+    if kind_of(fn) is torch.distributions.Categorical:
+        return (weight * fn.logits).sum(-1)
+    odds = base_of(fn).logits
+    terms: Any = weight * odds - softplus(odds)
+    return sum_rightmost(terms, fn.event_dim)  # type: ignore[return-value]
+
+
+def uniform(shape: Sequence[int], like: Tensor) -> Tensor:
+    """u in (0, 1), neither end among them."""
+    u = torch.rand(torch.Size(shape), dtype=like.dtype, device=like.device)
+    finfo = torch.finfo(u.dtype)
+    return u.clamp(min=finfo.tiny, max=1 - finfo.eps / 2)
+
+
+def logistic(u: Tensor) -> Tensor:
+    """log u − log(1 − u)."""
+    return u.log() - (-u).log1p()
+
+
+def base_of(fn: Any) -> Any:
+    """The distribution of one entry."""
+    return fn.base_dist if isinstance(fn, torch.distributions.Independent) else fn
+
+
+def kind_of(fn: Any) -> type:
+    """Categorical or Bernoulli, the variables that can be relaxed."""
+    base = base_of(fn)
+    if isinstance(fn, torch.distributions.Categorical):
+        return torch.distributions.Categorical
+    if isinstance(base, torch.distributions.Bernoulli):
+        return torch.distributions.Bernoulli
+    raise ValueError(
+        f"only a Categorical or independent bits can be relaxed, and this is a {type(fn).__name__} "
+        f"of {type(base).__name__}; use the estimator enumerate or score"
+    )

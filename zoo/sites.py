@@ -1,11 +1,11 @@
-"""The latents of a model: found by one run, packed into one real vector and back."""
+"""The latents of a model: found by one run, packed into one vector and back."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from pyro import poutine
@@ -106,35 +106,65 @@ class Sites:
             parts.append(raw.reshape(*lead, site.size))
         return torch.cat(parts, -1), total
 
+    def only(self, site: Site) -> Self:
+        """One of the sites by itself."""
+        return type(self)([site])
+
+
+class BitSites(Sites):
+    """Binary vectors side by side in one of ``dim`` zeros and ones; there is no map, z = u."""
+
+    def unpack(self, raw: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        parts = raw.split([site.size for site in self.sites], -1)
+        values = dict(zip(self.names, parts, strict=True))
+        return values, {name: raw.new_zeros(raw.shape[:-1]) for name in self.names}
+
+    def pack(self, values: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        if lost := [name for name in self.names if name not in values]:
+            raise ValueError(f"no value for the latents {lost}; need {self.names}")
+        raw = torch.cat([values[name] for name in self.names], -1)
+        return raw, raw.new_zeros(raw.shape[:-1])
+
 
 @dataclass(frozen=True)
 class Latents:
-    """What is hidden in a model, given a batch: continuous local, global, and discrete local.
+    """What is hidden in a model, given a batch.
 
     Attributes:
+        local: continuous latents of the rows.
+        global_: those of all rows together.
+        discrete: latents of the rows with a few values each, such as labels.
         classes: by discrete latent, how many values it has.
+        bits: binary vectors of the rows.
     """
 
     local: Sites
     global_: Sites
     discrete: tuple[str, ...]
     classes: Mapping[str, int]
+    bits: Sites
 
     @property
     def names(self) -> tuple[str, ...]:
         """Every latent, which no encoder reads."""
-        return (*self.local.names, *self.discrete, *self.global_.names)
+        return (*self.local.names, *self.bits.names, *self.discrete, *self.global_.names)
+
+    @property
+    def vectors(self) -> Sites:
+        """The latents of the rows that a family is of: continuous ones, or bits."""
+        return self.local if self.local.dim else self.bits
 
     @classmethod
     def find(cls, model: Model, batch: Batch) -> Latents:
         """One run of the model, conditioned on the batch; every site that stays free is a latent.
 
         Raises:
-            ValueError: a discrete latent outside the data plate, or a nested plate, by name.
+            ValueError: a discrete latent outside the data plate, or without a finite support; bits
+                beside continuous latents or labels of the rows; a nested plate; each by name.
         """
         with poutine.block(), Record() as record, torch.no_grad():
             observe(model)(batch)
-        local, global_, discrete = [], [], {}
+        local, global_, bits, discrete = [], [], [], {}
         for name, site in record.sites.items():
             if site["is_observed"]:
                 continue
@@ -145,7 +175,10 @@ class Latents:
                     f"latent {name!r} stands in the nested plates {plates}; only the data plate is "
                     "supported: write the other dimensions with .to_event(...)"
                 )
-            if site["fn"].support.is_discrete:
+            if inside and is_bits(site["fn"]):
+                shape = site["fn"].event_shape
+                bits.append(Site(name, shape, len(shape), site["fn"].support, shape))
+            elif site["fn"].support.is_discrete:
                 if not inside or not site["fn"].has_enumerate_support:
                     where = "outside the data plate" if not inside else "without a finite support"
                     raise ValueError(
@@ -155,7 +188,20 @@ class Latents:
                 discrete[name] = len(site["fn"].enumerate_support(expand=False))
             else:
                 (local if inside else global_).append(Site.of(site, inside))
-        return cls(Sites(local), Sites(global_), tuple(discrete), discrete)
+        found = cls(Sites(local), Sites(global_), tuple(discrete), discrete, BitSites(bits))
+        if bits and (others := [*found.local.names, *discrete]):
+            raise ValueError(
+                f"the binary vectors {list(found.bits.names)} stand beside {others} of each row; q "
+                "is of rows whose latents are all binary vectors, or none; write a few bits as "
+                "Bernoulli sites of their own, without .to_event: then they are labels"
+            )
+        return found
+
+
+def is_bits(fn: Any) -> bool:
+    """Whether a distribution is of vectors of zeros and ones, drawn as one: event shape (d,)."""
+    support = getattr(fn.support, "base_constraint", fn.support)
+    return support is constraints.boolean and fn.event_dim == 1
 
 
 def given_labels(model: Model, data: Dataset) -> list[str]:

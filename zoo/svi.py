@@ -18,6 +18,7 @@ from zoo.data import Batch, as_dataset
 from zoo.local_params import at_home
 from zoo.model import Model, as_model
 from zoo.objectives.stock import stock
+from zoo.pyro_loss import PyroLoss
 
 
 @contextmanager
@@ -50,7 +51,7 @@ def pyro_svi(
         model: p.
         guide: q, an ``nn.Module``.
         data: the data set.
-        loss: a Pyro ELBO; ``Trace_ELBO()`` by default.
+        loss: a Pyro ELBO, ``Trace_ELBO()`` by default, or one of ours, ``PyroLoss("iwae")``.
         optim: a Pyro optimizer; ``PyroOptim(torch.optim.Adam, {"lr": 0.01}, None)`` by default.
         steps: SVI steps.
         batch_size: rows a step; all by default.
@@ -69,7 +70,8 @@ def pyro_svi(
             f"{', '.join(data.partial)} is known for some rows only, and an SVI step takes rows of "
             "one kind, so it would weigh them wrongly; use fit with objective=Trace_ELBO()"
         )
-    judge = stock(infer.Trace_ELBO() if loss is None else loss)
+    ours = isinstance(loss, PyroLoss)
+    judge: Any = loss if ours else stock(infer.Trace_ELBO() if loss is None else loss)
     model.resolve(next(data.batches()))
     p = judge.prepared(model)
 
@@ -88,7 +90,10 @@ def pyro_svi(
     losses: list[float] = []
     with pyro.get_param_store().scope(), seeded(seed, model.device), dense_tables(guide):
         optim = optim or PyroOptim(torch.optim.Adam, {"lr": 0.01})
-        svi = infer.SVI(model_last, guide_first, optim, copy.copy(judge.loss))
+        if ours:
+            svi = infer.SVI(p, guide, optim, loss)
+        else:
+            svi = infer.SVI(model_last, guide_first, optim, copy.copy(judge.loss))
         epoch = 0
         while len(losses) < steps:
             for index in data.epoch(batch_size, seed, epoch):

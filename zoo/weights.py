@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from zoo.local_params import at_home
 from zoo.model import Model, as_model, observe
 from zoo.particle_weights import LogWeights
 from zoo.particles import one_by_one, outer_sum, split, vectorizes
+from zoo.paths import Cut, Draws, Memory, held
 from zoo.relaxed import Relaxed
 
 __all__ = ["LogWeights", "log_weights"]
@@ -25,6 +27,7 @@ def log_weights(
     batch: Batch,
     num_particles: int = 1,
     num_outer: int = 1,
+    draws: Draws = "path",
 ) -> LogWeights:
     """log w = log p(x, z) - log q(z | x), per datapoint and particle, vectorised.
 
@@ -38,6 +41,11 @@ def log_weights(
         batch: B rows.
         num_particles: K, inner particles.
         num_outer: S, draws of the global latents; without any S must be 1.
+        draws: where the gradient of the draws goes. ``path``: through reparameterized draws, and
+            log q as it is. ``held``: the parameters of q held in log q, so that its gradient is
+            along the path alone, multiplied by what ``paths`` is told. ``cut``: none through the
+            draws of the rows; ``log_q_score`` is the log q of them all. ``score``: as ``path``, and
+            ``log_q_score`` is that of those without a path.
 
     Raises:
         ValueError: a latent that the guide does not sample and that cannot be enumerated; a site of
@@ -52,10 +60,10 @@ def log_weights(
         )
     model.resolve(batch)
     if num_particles * num_outer == 1 or vectorizes(model, batch):
-        weights = _weigh(model, guide, batch, num_particles, num_outer)
+        weights = _weigh(model, guide, batch, num_particles, num_outer, draws)
     else:
         weights = one_by_one(
-            lambda given: _weigh(model, guide, batch, 1, 1, given), num_particles, num_outer
+            lambda given: _weigh(model, guide, batch, 1, 1, draws, given), num_particles, num_outer
         )
     if num_outer > 1 and not weights.has_globals:
         raise ValueError("num_outer counts draws of global latents, and there are none; use 1")
@@ -68,11 +76,14 @@ def _weigh(
     batch: Batch,
     inner: int,
     outer: int,
+    draws: Draws = "path",
     given: Mapping[str, Any] | None = None,
 ) -> LogWeights:
     """One vectorised run of the guide and the model; ``given`` fixes latents beforehand."""
-    plate, rows = model.plate, batch.unscaled()
+    plate, rows, memory, paths = model.plate, batch.unscaled(), Memory(), None
     with (
+        memory.open() if draws == "held" else nullcontext(),
+        Cut(plate) if draws == "cut" else nullcontext(),
         Record() as q,
         Replay(given or {}),
         Particles(outer, inner, plate),
@@ -80,6 +91,10 @@ def _weigh(
         at_home(guide),
     ):
         guide(rows)
+    lost: tuple[str, ...] = ()
+    if draws == "held":
+        lost = tuple(name for name, site in q.sites.items() if _needs_score(site))
+        q.sites, paths = held(guide, model, rows, q.sites, memory)
     with Record() as p, Enumerate(plate, used=by_guide.used) as by_model, Replay(q.sites):
         observe(model)(rows)
     _check_sites(p.sites, q.sites)
@@ -105,8 +120,13 @@ def _weigh(
     if not p_in:
         raise ValueError(f"the model samples nothing inside its data plate {plate!r}")
     q_enum = [s for s in q_in if s["name"] in by_guide.sizes]
-    q_score = [s for s in q_in if _marked(s, "score")]
-    log_q = total(log_prob(s) for s in q_in if s["name"] not in by_guide.sizes)
+    q_drawn = [s for s in q_in if s["name"] not in by_guide.sizes]
+    q_score = [
+        s
+        for s in q_drawn
+        if draws == "cut" or _marked(s, "score") or (draws == "score" and _needs_score(s))
+    ]
+    log_q = total(map(log_prob, q_drawn))
     log_q_global = outer_sum(q_out, outer, like)
     scores = [log_prob(s) for s in p_in]
     return LogWeights(
@@ -118,7 +138,12 @@ def _weigh(
         log_likelihood=total(t for t, s in zip(scores, p_in, strict=True) if s["is_observed"]),
         size=batch.total,
         has_globals=bool(q_out),
-        score_sites=tuple(s["name"] for s in q_in + q_out if _needs_score(s)),
+        score_sites=lost
+        + tuple(
+            s["name"]
+            for s in q_in + q_out
+            if _needs_score(s) and not any(s is other for other in q_score)
+        ),
         values={name: site["value"] for name, site in drawn.items()},
         globals={site["name"]: site for site in q_out},
         observed=tuple(n for n, s in p.sites.items() if is_data(s)),
@@ -130,6 +155,7 @@ def _weigh(
         reward=-sum(_by_row(log_prob(s)) for s in rewards) if rewards else None,
         log_q_score=total(map(log_prob, q_score)) if q_score else None,
         relaxed=tuple(s["name"] for s in q_in if isinstance(s["fn"], Relaxed)),
+        paths=paths,
     )
 
 

@@ -25,6 +25,7 @@ from experiments.shell.parser import (
 from experiments.show import report
 from experiments.show.identified import identified_tables, record_identified
 from experiments.spec import estimator_of, inference_of
+from experiments.trained import is_run
 from zoo import store
 from zoo.checkpoint import UNSAID
 from zoo.launch import world_size
@@ -183,17 +184,21 @@ def command(name: str, module: str, examples: str, argv: Sequence[str]) -> int:
     parameter = next(iter(inspect.signature(function).parameters.values()))
     first = "" if parameter.kind is parameter.KEYWORD_ONLY else parameter.name
     line = Line.read(argv, collect(function, {}, skip=[first]))
-    words = _words(line, {}, function) if first == "model" else {}
+    of_run = bool(line.positional) and is_run(line.positional[0])  # which has words of its own
+    read = replace(line, positional=[]) if of_run else line
+    words = _words(read, {}, function) if first == "model" else {}
     options = collect(function, words, skip=[first])
-    usage = " ".join(filter(None, ("zoo", name, first.upper(), "[options]")))
+    many = parameter.kind is parameter.VAR_POSITIONAL
+    shown = f"[{first.upper()} ...]" if many else first.upper()
+    usage = " ".join(filter(None, ("zoo", name, shown, "[options]")))
     parser = build(f"zoo {name}", usage, summary_of(function), examples, options)
     if line.help:
         print(parser.format_help())
         return 0
     given = parse(parser, options, line)
-    if first == "model":
+    if first == "model" and not of_run:
         _one_model(line, words)
-    elif len(line.positional) != bool(first):
+    elif not many and len(line.positional) != bool(first):
         raise UsageError(f"expected `{usage}`, got {line.positional or f'no {first.upper()}'}")
     result = function(*line.positional, **given)
     return 1 if getattr(result, "failed", None) else 0
@@ -223,6 +228,7 @@ def _words(
     if not found["estimator"] and "estimator" in parameters and found["model"]:
         found["estimator"] = [estimator_of(found["model"][0])]
     found["inference"] += [inference for _, _, inference in pairs if inference]
+    found["estimator"] += filter(None, line.values.get("--estimators", "").split(","))
     return found
 
 

@@ -23,7 +23,7 @@ CLASSES = {
     "global_options": ("global", "families", "global_family"),
 }
 PARTS = {"likelihood": "likelihoods", "prior": "priors"}  # what a model has by a word of its own
-CLASSIFIER = "classifier_options"  # of q(y | x), which every estimator but collapse has
+CLASSIFIER = "classifier_options"  # of q(y | x), where there is one
 FUNCTIONS = {"fit_options": "zoo.fitting:fit", "data_options": "zoo.sources:load_data"}
 # Parameters that come from elsewhere: the data, the guide, or an option of the command itself.
 GLOBAL_START = {"init_scale": 0.1}  # what Guide starts global latents with, unless told
@@ -32,7 +32,7 @@ GIVEN = {
     "families": {"dim"},
     "inference": {"data", "initial", "latents"},
     "estimators": set(),
-    "objectives": {"model", "guide", "batch", "num_particles"},
+    "objectives": {"model", "guide", "batch", "num_particles", "estimator"},
     "likelihoods": {"data_dim"},
     "priors": {"latent_dim", "data_dim"},
 }
@@ -102,7 +102,7 @@ def _walk(
             target = getattr(__import__(module, fromlist=[attribute]), attribute)
             title = "fit" if holder == "fit_options" else "data"
             yield from of(target, "--{}", f"{holder}.{{}}", title, skip=OF_SPEC)
-        elif holder == CLASSIFIER and set(words.get("estimator", ())) - {"collapse"}:
+        elif holder == CLASSIFIER and _classifies(words):
             from guides.classifier import Classifier
 
             given = {"data", "labels", "latents", "estimator"}
@@ -121,6 +121,15 @@ def _walk(
                     name = option.dest.partition(".")[2]
                     yield replace(option, default=start.get(name, option.default))
                 yield from _parts(target, holder, prefix, words)
+
+
+def _classifies(words: Mapping[str, Sequence[str]]) -> bool:
+    """Whether a guide may have a q(y | x), by its estimator or, beside one of paths, the model."""
+    kinds = [resolve("estimators", word) for word in words.get("estimator", ())]
+    if any(kind.of_paths for kind in kinds):
+        models = [resolve("models", word) for word in words.get("model", ())]
+        kinds += [resolve("estimators", model.estimator) for model in models]
+    return any(kind.classifies for kind in kinds)
 
 
 def _parts(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from guides.bernoulli import Bernoulli
 from guides.family import Family, inverse_softplus
 
 
 class MeanField(Family):
-    """q(z) = Π_j N(z_j; m_j, s_j²), κ = (m, softplus⁻¹ s), P = 2d.
+    """q(z) = Π_j N(z_j; m_j, s_j²), κ = (m, softplus⁻¹ s), P = 2d; of bits Π_j Bern(z_j; σ(κ_j)).
 
     Reference: Kingma and Welling, "Auto-Encoding Variational Bayes", 2014.
 
@@ -19,6 +22,8 @@ class MeanField(Family):
         >>> MeanField(3)(torch.zeros(5, 6)).batch_shape
         torch.Size([5])
     """
+
+    bits: ClassVar[type[Family] | None] = Bernoulli
 
     @property
     def num_params(self) -> int:

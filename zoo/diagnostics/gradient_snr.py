@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,13 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from zoo.backward import Backward
-from zoo.context import seeded, stream, validation
+from zoo.context import stream
 from zoo.data import as_dataset
+from zoo.diagnostics._gradients import draws, entries, visits
 from zoo.fitting import WHOLE, bind_objective
 from zoo.model import Model, as_model
-from zoo.optim import sparse_tables
 
-ENTRIES = 20_000  # of the parameters of one side, at most
 STILL = 1e-4  # a smaller spread, relative to the size of the gradient, is rounding
 
 
@@ -117,62 +115,24 @@ def gradient_snr(
     size = min(batch_size or (len(data) if len(data) <= WHOLE else 128), len(data))
     sides = {k: v for k, v in (("model", model), ("guide", guide)) if isinstance(v, nn.Module)}
     whole, own = size == len(data), data.labels_per_step(size) if data.partial else None
-    generator = torch.Generator().manual_seed(stream(seed, "entries of gradients"))
-    tables = set() if whole else sparse_tables(sides.values())
-    places, seen = {}, set[Tensor]()
-    for side, part in sides.items():
-        free = [p for p in part.parameters() if p.requires_grad and p not in tables | seen]
-        places[side] = _entries(free, generator)
-        seen |= set(free)
-    rows: dict[str, list[Tensor]] = {side: [] for side in sides}
-    device, key = model.device, stream(seed, "gradient snr")
+    places = entries(sides, seed, torch.arange(len(data)) if whole else None)
+    key = stream(seed, "gradient snr")
     backward = Backward(loss_of, data, whole, labelled_rows=own)
-    with _as_they_were(sides), seeded(key, device), validation(False), torch.enable_grad():
-        steps = _steps(data, size, key, own)
-        for _ in range(num_gradients):
-            for part in sides.values():
-                part.zero_grad(set_to_none=True)
-            if not backward(model, guide, next(steps), 0).isfinite():
-                raise ValueError("the loss is not finite, so there is no gradient to look at")
-            for side, chosen in places.items():
-                if chosen:
-                    rows[side].append(torch.cat([_gradient(p, at) for p, at in chosen]))
-    found = {side: _ratio(torch.stack(parts)) if parts else None for side, parts in rows.items()}
-    if not any(found.values()):
+    steps = visits(data, size, key, own)
+    found = draws(model, guide, sides, places, backward, steps, num_gradients, key)
+    ratios = {side: signal_to_noise(g) for side, g in found.items()}
+    if not any(ratios.values()):
         raise ValueError(f"the objective {name} gives no parameter a gradient that varies")
-    return GradientSNR(found.get("model"), found.get("guide"), num_gradients, size, name, seed)
+    return GradientSNR(ratios.get("model"), ratios.get("guide"), num_gradients, size, name, seed)
 
 
-def _entries(free: list[nn.Parameter], generator: torch.Generator) -> list[tuple[Any, Tensor]]:
-    """Places in parameters, all or as many as there is room for, at random."""
-    sizes = [p.numel() for p in free]
-    total = sum(sizes)
-    chosen = torch.arange(total)
-    if total > ENTRIES:
-        chosen = torch.randint(total, (ENTRIES,), generator=generator).unique()
-    found, start = [], 0
-    for parameter, size in zip(free, sizes, strict=True):
-        inside = chosen[(chosen >= start) & (chosen < start + size)] - start
-        if len(inside):
-            found.append((parameter, inside.to(parameter.device)))
-        start += size
-    return found
-
-
-def _gradient(parameter: Tensor, at: Tensor) -> Tensor:
-    slope = parameter.grad
-    if slope is None:
-        return torch.zeros(len(at), dtype=torch.float64, device=at.device)
-    return (slope.to_dense() if slope.is_sparse else slope).take(at).double()
-
-
-def _ratio(g: Tensor) -> SNR | None:
-    """Of gradients (G, P)."""
+def signal_to_noise(g: Tensor) -> SNR | None:
+    """Of gradients (G, P); None where none of their entries varies."""
     size = g.square().mean(0).sqrt()
     varies = g.isfinite().all(0) & (g.std(0) > STILL * size)
     g = g[:, varies] / size[varies]  # so that digits are kept when squares are subtracted
-    count, entries = g.shape
-    if not entries:
+    count, varying = g.shape
+    if not varying:
         return None
 
     def ratio(total: Tensor, squares: Tensor, n: int) -> Tensor:
@@ -184,26 +144,4 @@ def _ratio(g: Tensor) -> SNR | None:
     value = ratio(total, squares, count)
     left = ratio(total - g, squares - g.square(), count - 1)  # (G,), each without one gradient
     se = ((count - 1) / count * (left - left.mean()).square().sum()).sqrt()
-    return SNR(float(value), float(se), entries)
-
-
-def _steps(data: Any, size: int, seed: int, own: int | None) -> Iterator[Tensor]:
-    epoch = 0
-    while True:
-        yield from data.epoch(size, seed, epoch, own)
-        epoch += 1
-
-
-@contextmanager
-def _as_they_were(sides: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Gradients and buffers are put back after the block."""
-    grads = [(p, p.grad) for part in sides.values() for p in part.parameters()]
-    buffers = [(b, b.clone()) for part in sides.values() for b in part.buffers()]
-    try:
-        yield
-    finally:
-        for parameter, grad in grads:
-            parameter.grad = grad
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
+    return SNR(float(value), float(se), varying)

@@ -221,7 +221,9 @@ def _about(case: Case) -> dict[str, Any]:
     spec = getattr(case.guide, "spec", {})
     words = {k: spec.get(k) for k in ("family", "inference", "estimator", "global_family")}
     words = {k: v if isinstance(v, str | None) else v.__name__ for k, v in words.items()}
-    if not case.latents.local.dim:  # nothing for a family of the rows, or its inference, to act on
+    if (
+        not case.latents.vectors.dim
+    ):  # nothing for a family of the rows, or its inference, to act on
         words |= {"family": None, "inference": None}
     weights = case.results.get("global_weights")
     return {

@@ -129,7 +129,11 @@ class HierarchicalVAE(VAE):
             )
         if above is None:
             return self.prior()
-        mean, raw = self.down[names.index(name)](above).to(self.dtype).chunk(2, -1)
+        return self.layer(self.down[names.index(name)](above).to(self.dtype))
+
+    def layer(self, outputs: Tensor) -> dist.TorchDistribution:
+        """p(z_l | z_{l+1}) of what `down[l - 1]` gives, N(μ, diag σ²) of (..., 2 d_l)."""
+        mean, raw = outputs.chunk(2, -1)
         return dist.Normal(mean, FLOOR + softplus(raw)).to_event(1)
 
     def forward(self, n: int, exposure: Tensor | None = None) -> Tensor:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from zoo.data import Batch
-from zoo.kl_weight import tempered
 from zoo.model import Model
-from zoo.objectives._beside import beside, check_pathwise, check_weighted
-from zoo.objectives.bounds import log_mean_exp
-from zoo.weights import log_weights
+from zoo.objectives._gradient import loss_of
+from zoo.objectives._reductions import log_mean_exp
 
 __all__ = ["iwae_sum"]
 
@@ -28,6 +25,7 @@ def iwae_sum(
     num_particles: int = 10,
     num_outer: int = 1,
     beta: float = 1.0,
+    estimator: str | None = None,
 ) -> Tensor:
     """The importance-weighted bound with y summed out: -mean_n log Σ_y exp I(x_n, y).
 
@@ -44,6 +42,7 @@ def iwae_sum(
         num_particles: K.
         num_outer: S, draws of the global latents.
         beta: β, the weight of the KL terms; with any other than 1 it is not a bound.
+        estimator: as for ``iwae``.
 
     Raises:
         ValueError: as ``iwae``.
@@ -51,8 +50,5 @@ def iwae_sum(
     Reference: Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", 2016; Kingma,
     Rezende, Mohamed and Welling, "Semi-supervised Learning with Deep Generative Models", 2014.
     """
-    weights = log_weights(model, guide, batch, num_particles, num_outer)
-    check_pathwise(weights)
-    check_weighted(replace(weights, log_q_enum=None), guide)
-    told = tempered(replace(weights, log_q_enum=None), beta)
-    return -told.per_datapoint(log_mean_exp).mean() + beside(weights, guide, batch)
+    given = {"beta": beta, "estimator": estimator, "summed": True}
+    return loss_of(model, guide, batch, log_mean_exp, num_particles, num_outer, **given)

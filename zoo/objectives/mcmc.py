@@ -7,11 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from zoo.context import frozen
 from zoo.data import Batch
 from zoo.model import Model
-from zoo.objectives._beside import check_pathwise
-from zoo.objectives.bounds import mean
+from zoo.objectives._gradient import check_pathwise, trained_alone
+from zoo.objectives._reductions import mean
 from zoo.weights import log_weights
 
 __all__ = ["mcmc"]
@@ -43,14 +42,10 @@ def mcmc(
             "mcmc needs a guide whose draws a Markov chain moves on: the family hamiltonian with "
             "metropolis=True; for another guide use elbo"
         )
-    encoder = getattr(model, "shared_encoder", None)  # of the prior and of q: it is trained as q's
-    shared = list(encoder.parameters()) if encoder is not None else []
-    kept = {id(parameter) for parameter in shared}
-    own = [p for p in model.parameters() if id(p) not in kept]
-    with frozen(*own):
+    with trained_alone("guide", model, guide):
         weights = log_weights(model, guide, batch, num_particles)
         check_pathwise(weights)
         bound = weights.per_datapoint(mean).mean()
-    with frozen(*shared):
+    with trained_alone("model", model, guide):
         fit = log_weights(model, refined, batch, num_particles).per_datapoint(mean).mean()
     return -bound - (fit - fit.detach())

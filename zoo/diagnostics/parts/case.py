@@ -94,7 +94,13 @@ class Case:
     @property
     def local(self) -> bool:
         """Whether rows have latents of their own."""
-        return bool(self.latents.local.dim or self.latents.discrete)
+        return bool(self.latents.vectors.dim or self.latents.discrete)
+
+    @property
+    def binary(self) -> str:
+        """Why what moves continuous latents is not checked; empty where rows have some."""
+        names = " and ".join(self.latents.bits.names)
+        return f"the latents are binary ({names}); it is of continuous ones" if names else ""
 
     @property
     def globals(self) -> bool:

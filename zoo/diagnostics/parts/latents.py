@@ -22,7 +22,7 @@ ROW = "latents"
 
 def of_latents(case: Case) -> list[Check]:
     """Active units, KL by unit, collapse and its kind, mutual information."""
-    if not case.latents.local.dim:
+    if not case.latents.vectors.dim:
         return []
     pair, seed = (case.model, case.guide, case.few), case.settings.seed
     found = case.results

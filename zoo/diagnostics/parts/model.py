@@ -51,7 +51,7 @@ def _left_out(case: Case) -> list[Check]:
             return [unchecked(ROW, "leave one out", "there are no importance weights", "model")]
         text = f"IWAE of these rows {found.iwae.mean:.2f} nats"
         return [told(ROW, "leave one out", text, "model")]
-    inner = 16 if case.latents.local.dim else 1
+    inner = 16 if case.latents.vectors.dim else 1
     draws = min(case.settings.num_draws, max(200, int(2e7 / (len(case.data) * inner))))
     matrix = log_likelihoods(
         case.model, case.guide, case.data, num_draws=draws, num_inner=inner, seed=case.settings.seed

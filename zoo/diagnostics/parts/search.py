@@ -26,6 +26,8 @@ WIDTH = 0.5  # nats; a wider sandwich says little
 
 def of_gaps(case: Case) -> list[Check]:
     """The approximation gap and the amortization gap."""
+    if case.binary:
+        return [unchecked(GAPS, "gaps", case.binary)]
     if not case.latents.local.dim:
         return []
     if case.globals:
@@ -65,12 +67,13 @@ def _gap(case: Case, found: Gaps, kind: str, amortized: bool = True) -> Check:
 def of_chains(case: Case) -> list[Check]:
     """Short chains from q, annealing with its sandwich, and NUTS where the data are small."""
     names = ["short chains"]
-    if case.latents.local.dim and not case.globals:
+    if case.latents.vectors.dim and not case.globals:
         names += ["sandwich", "annealing"]
     if case.globals:
         names.append("NUTS")
-    if not case.settings.thorough:
-        return [unchecked(CHAINS, name, "needs Markov chains: --thorough") for name in names]
+    if case.binary or not case.settings.thorough:
+        why = case.binary or "needs Markov chains: --thorough"
+        return [unchecked(CHAINS, name, why) for name in names]
     how = {"short chains": _short, "annealing": _annealed, "sandwich": _sandwich, "NUTS": _nuts}
     checks = []
     for name in names:

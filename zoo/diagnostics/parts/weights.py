@@ -23,6 +23,7 @@ ROW, GLOBAL = "weights", "weights of globals"
 SURE, NOISE = 2.5758293035489004, 0.005  # standard errors, and how often noise is beyond them
 NOISY = 0.1  # nats², the variance that inner draws may add to the log weights of globals
 RICHER = "take a richer family (full_rank, iaf) or, with an encoder, per_datapoint inference"
+LONGER = "train longer, with a wider encoder, or take per_datapoint inference"  # of bits
 CORRECT = "correct by importance: zoo evaluate's IWAE, PSIS-weighted means"
 
 
@@ -50,7 +51,7 @@ def of_rows(case: Case) -> list[Check]:
     }
     if not case.globals and (exact := exact_evidence(case.model, case.few)) is not None:
         found["exact"] = exact
-    checks = [_ladder(case), _gap(case), _share(smoothed), _ess(smoothed, case)]
+    checks = [_ladder(case), _gap(case), _share(smoothed, _better(case)), _ess(smoothed, case)]
     if draws.values is None:
         return [*checks, unchecked(ROW, "shift", draws.no_values)]
     found["moments"] = corrected_moments(draws, smoothed)
@@ -67,7 +68,7 @@ def of_globals(case: Case) -> list[Check]:
         case.guide,
         case.data,
         settings.num_global_draws,
-        num_inner=16 if case.latents.local.dim else 1,
+        num_inner=16 if case.latents.vectors.dim else 1,
         seed=settings.seed,
         max_cost=2e10,
         progress=settings.progress,
@@ -122,10 +123,10 @@ def _gap(case: Case) -> Check:
         name = "KL(q‖p) ="
     case.results["gap"] = gap
     text = f"{name} {_number(gap)} nats"
-    return measured(ROW, "certified gap", gap.mean, case.se(gap), text, RICHER)
+    return measured(ROW, "certified gap", gap.mean, case.se(gap), text, _better(case))
 
 
-def _share(smoothed: Psis) -> Check:
+def _share(smoothed: Psis, action: str = RICHER) -> Check:
     """The share s of rows whose weights have too heavy a tail.
 
     k̂ has noise, which lifts rows over the threshold. Two things are certain for all that: rows that
@@ -147,7 +148,12 @@ def _share(smoothed: Psis) -> Check:
     p = min(1.0, 2 * float(min(p_certain, p_seen)))
     share, middle = seen / count, float(smoothed.k.median())
     text = f"k̂ > {smoothed.threshold:.2f} in {100 * share:.1f} % of rows, median {middle:.2f}"
-    return tested(ROW, name, share, (low, high), p, text, RICHER)
+    return tested(ROW, name, share, (low, high), p, text, action)
+
+
+def _better(case: Case) -> str:
+    """What to do where q is not the posterior; bits have no richer family."""
+    return LONGER if case.binary else RICHER
 
 
 def _lowest(found: int, count: int) -> float:
