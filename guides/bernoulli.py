@@ -6,6 +6,7 @@ import pyro.distributions as dist
 from torch import Tensor
 
 from guides.family import Family
+from zoo.bits import Bit
 
 
 class Bernoulli(Family):
@@ -35,4 +36,4 @@ class Bernoulli(Family):
         return self.dim
 
     def forward(self, kappa: Tensor) -> dist.TorchDistribution:
-        return dist.Bernoulli(logits=kappa).to_event(1)
+        return Bit(logits=kappa).to_event(1)

@@ -47,22 +47,34 @@ def distribution(guide: Guide, batch: Batch) -> dist.TorchDistribution:
 def log_prob(guide: Guide, batch: Batch, latents: Mapping[str, Tensor]) -> Tensor:
     """log q(z | x) of given local latents (..., B, *event) -> (..., B), in nats.
 
-    With a classifier log Σ_y q(y | x) q(z | x, y), over the labels that the batch lacks; layers
-    with a classifier of their own (``stacked``) are scored given the labels alone.
+    With a classifier log q(y | x) q(z | x, y) at labels y that are given among the latents, else
+    log Σ_y q(y | x) q(z | x, y) over the labels that the batch lacks; layers with a classifier of
+    their own (``stacked``) are scored given the labels alone.
     """
     classifier = guide.classifier
     drawn = [n for n in classifier.labels if n not in batch] if classifier is not None else []
-    if not drawn or guide.family is None or not guide.family.scores:
+    if not drawn or not (guide.family is None or guide.family.scores):
         return _of(guide, distribution(guide, batch), latents)
     assert classifier is not None
+    if all(name in latents for name in drawn):
+        states = [{name: latents[name].long() for name in drawn}]
+    else:
+        values = itertools.product(*(range(classifier.labels[name]) for name in drawn))
+        full = partial(torch.full_like, batch.index)
+        states = [{n: full(c) for n, c in zip(drawn, state, strict=True)} for state in values]
     log_q, terms = classifier.logits(batch), []
-    for state in itertools.product(*(range(classifier.labels[name]) for name in drawn)):
-        y = {n: torch.full_like(batch.index, c) for n, c in zip(drawn, state, strict=True)}
-        kappa = partial(guide._source(batch), labels=y)
-        q = guide.family.distribution(guide.model, batch, kappa)
-        weight = sum(log_q[name][:, c] for name, c in zip(drawn, state, strict=True))
-        terms.append(weight + _of(guide, q, latents))
-    return torch.stack(terms).logsumexp(0)
+    for y in states:
+        term: Any = sum(_at(log_q[name], value) for name, value in y.items())
+        if guide.family is not None:
+            kappa = partial(guide._source(batch), labels=y)
+            term = term + _of(guide, guide.family.distribution(guide.model, batch, kappa), latents)
+        terms.append(term)
+    return torch.stack(terms).logsumexp(0) if len(terms) > 1 else terms[0]
+
+
+def _at(log_q: Tensor, y: Tensor) -> Tensor:
+    """(..., B): log q(y) of log-probabilities (B, C) at y (..., B)."""
+    return log_q.expand(*y.shape, -1).gather(-1, y.unsqueeze(-1)).squeeze(-1)
 
 
 def _of(guide: Guide, q: Any, latents: Mapping[str, Tensor]) -> Tensor:

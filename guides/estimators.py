@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from zoo.bits import Bit
 from zoo.handlers import MAX_STATES
 from zoo.nets import MLP
 
@@ -45,7 +46,7 @@ class Estimator(nn.Module):
     def draw_bits(self, name: str, logits: Tensor) -> Tensor:
         """Samples the site ``name`` from Π_j Bern(σ(logits_j)), (..., B, d), in the data plate."""
         infer = {"score": True} if logits.requires_grad else {}
-        return pyro.sample(name, dist.Bernoulli(logits=logits).to_event(1), infer=infer)
+        return pyro.sample(name, Bit(logits=logits).to_event(1), infer=infer)
 
     states: int = 1  # of all labels together
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import pyro
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 
 from guides.estimators import Drawn, Enumerate
+from zoo.bits import Bit
 from zoo.handlers import MAX_STATES
 from zoo.relaxed import Relaxed, RelaxedBits
 
@@ -141,5 +141,5 @@ class Rebar(Enumerate):
     def draw_bits(self, name: str, logits: Tensor) -> Tensor:
         if not logits.requires_grad:
             return super().draw_bits(name, logits)
-        q = dist.Bernoulli(logits=logits).to_event(1)
+        q = Bit(logits=logits).to_event(1)
         return pyro.sample(name, q, infer=self.marks.copy())

@@ -28,6 +28,7 @@ from zoo.launch import rank
 from zoo.model import Model, rows
 from zoo.models.bayesian_ppca import BayesianPPCA
 from zoo.models.m2 import M2
+from zoo.models.sbn import SBN
 from zoo.models.vae import VAE
 from zoo.objectives.bounds import elbo
 from zoo.objectives.mcmc import mcmc
@@ -54,6 +55,10 @@ def labelled() -> Dataset:
 
 def m2(data: Dataset) -> M2:
     return M2(6, 3, latent_dim=2, hidden=(8,), likelihood="bernoulli")
+
+
+def binary(data: Dataset) -> SBN:
+    return SBN(6, latent_dims=(3, 2), likelihood="bernoulli")
 
 
 def images() -> Images:
@@ -84,6 +89,9 @@ CASES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     ),
     "stock": (lambda: pair(bits()), {"objective": "trace_elbo"}),
     "whole": (lambda: pair(bits()), {"batch_size": 25}),
+    "dreg": (lambda: pair(bits(), estimator="dreg"), IWAE),
+    "asleep": (lambda: pair(bits()), {"objective": "rws", "objective_options": {"phi": "both"}}),
+    "vimco": (lambda: pair(bits(), binary, estimator="vimco"), IWAE),
     "captured table": (lambda: pair(bits(), None, TABLE), {"run": "traced", **AVERAGED}),
 }
 COMPILED = {"compiled": (CASES["captured table"][0], {"run": "compiled", **AVERAGED})}

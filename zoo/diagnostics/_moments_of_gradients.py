@@ -53,7 +53,8 @@ def distance(d: Tensor, size: float) -> Distance:
 
     U has mean ‖E d‖² whatever the noise is. Where E d = 0, G ‖mean d‖² is Σ_j λ_j χ²₁ for large G,
     λ the eigenvalues of Cov d; its tail is that of a χ²_ν with a = tr Σ²/tr Σ and ν = (tr Σ)²/tr Σ²
-    (Satterthwaite), tr Σ² from the products of different draws.
+    (Satterthwaite), tr Σ² from the products of different draws, or that of the largest λ alone, the
+    others at their mean, where that is heavier.
 
     Args:
         d: draws.
@@ -66,11 +67,15 @@ def distance(d: Tensor, size: float) -> Distance:
     if trace <= rounding**2:  # nothing varies: the difference itself is seen
         return Distance(mean, 0.0, mean, 0.0) if mean > rounding else Distance(0.0, 0.0, 0.0, 1.0)
     centred = d - d.mean(0)
-    gram = (centred @ centred.T)[~torch.eye(count, dtype=torch.bool, device=d.device)]
-    square = min(max(float(gram.var()), trace**2 / entries), trace**2)  # tr Σ²
-    scale, freedom = square / trace, trace**2 / square
-    half = torch.tensor([freedom / 2, count * mean**2 / scale / 2], dtype=torch.float64)
-    chance = float(torch.special.gammaincc(half[0], half[1]))
+    gram = centred @ centred.T
+    most = float(torch.linalg.eigvalsh(gram)[-1]) / (count - 1)
+    apart = gram[~torch.eye(count, dtype=torch.bool, device=d.device)]
+    square = min(max(float(apart.var()), trace**2 / entries), trace**2)  # tr Σ²
+    found = count * mean**2
+    chance = max(
+        _tail(found * trace / square, trace**2 / square),
+        _tail(max(0.0, found - (trace - most)) / most, 1.0),
+    )
     root = _root(u, se)
     return Distance(root.value, root.se, math.sqrt(max(u, 0.0) + 3 * se), chance)
 
@@ -107,6 +112,12 @@ def slope(values: Mapping[int, Value], floor: float) -> Value | None:
         a * (c - height - b * (t - centre)) ** 2 for a, t, c in zip(w, x, y, strict=True)
     ) / max(1, len(kept) - 2)
     return Value(b, math.sqrt(max(1.0, apart) / spread))
+
+
+def _tail(value: float, freedom: float) -> float:
+    """P(χ²_ν > value)."""
+    half = torch.tensor([freedom / 2, value / 2], dtype=torch.float64)
+    return float(torch.special.gammaincc(half[0], half[1]))
 
 
 def _squared(d: Tensor) -> tuple[float, float]:

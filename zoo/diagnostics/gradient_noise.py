@@ -21,7 +21,7 @@ from zoo.fitting import bind_objective
 from zoo.model import Model, as_model
 
 UNBIASED = ("pathwise", "enumerate", "score", "vimco")  # of every bound that they are an option of
-SEEN = 0.00135  # the chance of more than three standard errors on one side
+SEEN = 1e-4  # a chance below which a distance is no chance, in a table of many
 
 
 class Way(NamedTuple):
@@ -57,7 +57,7 @@ class Bias:
 
     @property
     def seen(self) -> bool:
-        """Whether it is beyond three of its standard errors, and of those that no bias has."""
+        """Whether it is beyond three of its standard errors, and no chance of one in 10 000."""
         return self.chance < SEEN and self.value > 3 * self.se
 
 
@@ -131,7 +131,7 @@ def gradient_noise(
     alone, which is exact. With d_i = g_i − g*_i, draw by draw from the same random numbers,
     U = Σ_{i≠j} d_i·d_j/(G (G − 1)) estimates the square of the bias without the noise of either;
     errors are the jackknife's over draws. A bias is *seen* where √U is above three times its error
-    and ‖mean d‖² beyond what three standard errors leave it without a bias.
+    and the chance of ‖mean d‖² without a bias is below 1e-4.
 
     Args:
         model: p.

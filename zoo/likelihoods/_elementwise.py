@@ -3,11 +3,12 @@
 import math
 from typing import Any, ClassVar, Self
 
-import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
+
+from zoo.bits import Bit
 
 
 class Elementwise(TorchDistribution):
@@ -52,7 +53,7 @@ class Elementwise(TorchDistribution):
         raise NotImplementedError
 
 
-class Binary(dist.Bernoulli):
+class Binary(Bit):
     """Bernoulli by its logits, x in {0, 1}: log p(x) = log σ((2x - 1) l).
 
     One pass over the logits and exact in both tails; it asks for values that are 0 or 1.

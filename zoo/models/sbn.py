@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo._prior import Prior
+from zoo.bits import Bit
 from zoo.data import Dataset
 from zoo.models.hierarchical_vae import HierarchicalVAE
 from zoo.models.vae import VAE
@@ -84,7 +85,7 @@ class SBN(HierarchicalVAE, VAE):  # a word by its second base, which the first o
 
     def layer(self, outputs: Tensor) -> dist.TorchDistribution:
         """p(z_l | z_{l+1}) of g_l(z_{l+1}), the logits (..., d_l)."""
-        return dist.Bernoulli(logits=outputs).to_event(1)
+        return Bit(logits=outputs).to_event(1)
 
     @classmethod
     def example(cls) -> tuple[Self, Dataset]:
@@ -102,4 +103,4 @@ class Bits(Prior):
 
     def forward(self) -> dist.TorchDistribution:
         """Batch (), event (d,)."""
-        return dist.Bernoulli(logits=self.logits).to_event(1)
+        return Bit(logits=self.logits).to_event(1)

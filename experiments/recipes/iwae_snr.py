@@ -1,0 +1,264 @@
+"""Tighter bounds, noisier encoders: signal-to-noise of IWAE's gradients against K."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import pyro
+import pyro.distributions as dist
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from experiments.recipe import Published, Quantity, Recipe, Scale
+from zoo.context import seeded
+from zoo.data import Batch, Dataset
+from zoo.diagnostics.gradient_noise import GradientNoise, Way, gradient_noise
+from zoo.model import Model
+
+DIM, ROWS = 20, 1024
+OFF = 0.01  # sd by which the parameters are moved from the optimum
+PRECISION, WIDE = 2.0, 1.5  # of p(z | x) and of q, in each dimension
+# scale -> K, rows, draws of a latent for each K, gradients at most
+WORK: dict[str, tuple[tuple[int, ...], int, int, int]] = {
+    "smoke": ((1, 4, 16, 64), 256, 1_000_000, 200),
+    "cpu": ((1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024), ROWS, 60_000_000, 2000),
+    "gpu": (tuple(2**i for i in range(15)), ROWS, 4_000_000_000, 10_000),
+}
+FEWEST = 50  # gradients
+FIRST = 8  # K from which the slopes are fitted
+# curve -> its side, the way whose mean and the way whose spread it has, exponent of K, colour
+CURVES: dict[str, tuple[str, str, str, float, str]] = {
+    "θ": ("model", "pathwise", "pathwise", 0.5, "#0072B2"),
+    "φ": ("guide", "dreg", "pathwise", -0.5, "#D55E00"),
+    "φ, DReG": ("guide", "dreg", "dreg", 0.5, "#009E73"),
+}
+THEOREM = {
+    "θ": "Rainforth et al. (2018), theorem 1: SNR ~ √(MK)",
+    "φ": "Rainforth et al. (2018), theorem 1: SNR ~ √(M/K)",
+    "φ, DReG": "Tucker et al. (2019): SNR ~ √K",
+}
+
+
+class Toy(Model):
+    """z ~ N(μ, I), x | z ~ N(z, I): z | x ~ N((x + μ)/2, I/2), x ~ N(μ, 2I)."""
+
+    def __init__(self, mean: Tensor) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(mean)  # (D,)
+
+    def forward(self, n: int) -> Tensor:
+        with pyro.plate("data", n, dim=-1):
+            z = pyro.sample("z", dist.Normal(self.mean, 1.0).to_event(1))
+            return pyro.sample("x", dist.Normal(z, 1.0).to_event(1))
+
+
+class Encoder(nn.Module):
+    """q(z | x) = N(A x + b, (2/3) I)."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)  # (D, D), (D,)
+
+    def mean(self, x: Tensor) -> Tensor:
+        """A x + b, (B, D)."""
+        return x @ self.weight.T + self.bias
+
+    def forward(self, batch: Batch) -> None:
+        with pyro.plate("data", len(batch), dim=-1):
+            pyro.sample("z", dist.Normal(self.mean(batch["x"]), WIDE**-0.5).to_event(1))
+
+
+class Tilted(NamedTuple):
+    """Of (p/q)^a q, p = p(z | x): its mass E_q (p/q)^a (N,), mean minus that of p, precision."""
+
+    mass: Tensor
+    shift: Tensor
+    precision: float
+
+
+def iwae_snr(scale: Scale = "cpu", seed: int = 0) -> Recipe:
+    """SNR of IWAE's gradient: √K for the model, 1/√K for the encoder, and √K with DReG.
+
+    The Gaussian toy of Rainforth et al. (2018), all rows in each gradient (M = 1), with
+    SNR = ‖E g‖ / √(tr Cov g). E g of φ is from DReG, which has the same mean as the path-wise
+    gradient and little noise.
+    """
+    sizes, rows, draws, most = WORK[scale]
+    model, guide, data = toy(rows, seed)
+    ways = {name: Way(guide, {"estimator": name}) for name in ("pathwise", "dreg")}
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in CURVES}
+    table: list[dict[str, Any]] = []
+    for k in sizes:
+        count = min(most, max(FEWEST, draws // (k * rows)))
+        noise = gradient_noise(
+            model, ways, data, "iwae", {"num_particles": k}, num_rows=rows,
+            num_gradients=count, seed=1000 * seed + k,
+        )  # fmt: skip
+        row: dict[str, Any] = {"K": k, "gradients": count}
+        for name, (side, signal, spread, *_) in CURVES.items():
+            found[name].append(_ratio(noise, side, signal, spread))
+            row[f"SNR {name}"] = found[name][-1]
+        row["SNR φ, no DReG"] = _ratio(noise, "guide", "pathwise", "pathwise")
+        table.append(row)
+    limits, first = leading(model, guide, data["x"]), single(model, guide, data["x"])
+    quantities: list[Quantity] = []
+    for name, (*_, power, _) in CURVES.items():
+        known = Published(power, "exact", f"{THEOREM[name]}, for large K")
+        quantities.append(Quantity(f"{name}: slope", slope(sizes, found[name]), known))
+    for name, (*_, power, _) in CURVES.items():
+        known = Published(first[name], "exact", "closed form of the ELBO's gradient")
+        quantities.append(Quantity(f"{name}: SNR, K = 1", found[name][0], known))
+    for name, (*_, power, _) in CURVES.items():
+        known = Published(limits[name], "exact", "closed form of the leading term in 1/K")
+        ours = level(sizes, found[name], power)
+        quantities.append(Quantity(f"{name}: SNR · K^({-power}), K → ∞", ours, known))
+    return Recipe(
+        "Signal-to-noise of the gradients of IWAE on a Gaussian toy",
+        table,
+        _figure(sizes, found, limits),
+        {"rows": rows, "dim": DIM, "off": OFF, "draws_for_each_K": draws, "fit_from_K": FIRST},
+        [
+            "p(z) = N(μ, I), x | z ~ N(z, I), q = N(Ax + b, 2I/3), 20 dimensions, parameters at "
+            f"the optimum plus noise of sd {OFF}; SNR = ‖E g‖/√(tr Cov g) of all of a side's.",
+            "φ's mean gradient is from DReG's draws; no DReG: from the path-wise ones alone.",
+            "Slopes and limits: log SNR = c + s log K + r/K, fitted by least squares.",
+        ],
+        quantities,
+    )
+
+
+def toy(rows: int, seed: int) -> tuple[Toy, Encoder, Dataset]:
+    """Data from μ ~ N(0, I), and the pair near its optimum μ = x̄, A = I/2, b = x̄/2."""
+    with seeded(seed):
+        x = torch.randn(DIM) + math.sqrt(2) * torch.randn(rows, DIM)
+        best = x.mean(0)
+        model = Toy(best + OFF * torch.randn(DIM))
+        weight = 0.5 * torch.eye(DIM) + OFF * torch.randn(DIM, DIM)
+        guide = Encoder(weight, best / 2 + OFF * torch.randn(DIM))
+    return model, guide, Dataset({"x": x}, name="Gaussian toy")
+
+
+@torch.no_grad()
+def single(model: Toy, guide: Encoder, x: Tensor) -> dict[str, float]:
+    """Curve -> its SNR at K = 1, exactly."""
+    off, feature = _off(model, guide, x)
+    ahead = (guide.mean(x) - model.mean).double()
+    constant = torch.ones_like(off)
+    return {
+        "θ": _snr(ahead, constant / WIDE),
+        "φ": _snr(-PRECISION * off, constant * PRECISION**2 / WIDE, feature),
+        "φ, DReG": _snr(-PRECISION * off, constant * (PRECISION - WIDE) ** 2 / WIDE, feature),
+    }
+
+
+@torch.no_grad()
+def leading(model: Toy, guide: Encoder, x: Tensor) -> dict[str, float]:
+    """Curve -> lim SNR/K^s, s = ±½, K → ∞, in closed form.
+
+    With w = p(z | x)/q(z | x) and Δ the mean of q minus that of p(z | x), for a row: θ has the
+    mean ∇ log p(x) and the variance E w²(z − m)²/K; φ has the mean E w² g/K with DReG's
+    g = ∂ log w/∂z, and the variances E w² (∂ log p(z | x)/∂z)²/K and Var(w² g − 2 E[w² g] w)/K³.
+    """
+    off, feature = _off(model, guide, x)
+    two, three, four = (tilted(off, a) for a in (2, 3, 4))
+
+    def moments(at: Tilted) -> tuple[Tensor, Tensor]:
+        """E w^a g and E w^a g², (N, D), of g = −(P − A)(z − m) − … = c₀ + c₁ (z − m)."""
+        slope = WIDE - PRECISION
+        mean = slope * at.shift - WIDE * off
+        mass = at.mass.unsqueeze(-1)
+        return mass * mean, mass * (mean.square() + slope**2 / at.precision)
+
+    spread = two.mass.unsqueeze(-1) * (two.shift.square() + 1 / two.precision)
+    e = moments(two)[0]
+    doubled = moments(four)[1] - 4 * e * moments(three)[0]
+    doubled = doubled + (4 * two.mass.unsqueeze(-1) - 1) * e.square()
+    return {
+        "θ": _snr((x - model.mean).double() / 2, spread),
+        "φ": _snr(e, PRECISION**2 * spread, feature),
+        "φ, DReG": _snr(e, doubled, feature),
+    }
+
+
+def tilted(off: Tensor, a: int) -> Tilted:
+    """E_q w^a f = mass · E f under N(m + shift, 1/precision), of Δ = ``off`` (N, D).
+
+    Example:
+        >>> tilted(torch.zeros(1, 20), 2).mass
+        tensor([1.9073])
+    """
+    precision = a * PRECISION - (a - 1) * WIDE
+    log = (a * math.log(PRECISION) - (a - 1) * math.log(WIDE) - math.log(precision)) / 2
+    log_mass = log + a * (a - 1) * PRECISION * WIDE / precision / 2 * off.square()
+    return Tilted(log_mass.sum(-1).exp(), -(a - 1) * WIDE / precision * off, precision)
+
+
+def _off(model: Toy, guide: Encoder, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Δ (N, D), and (1, x) (N, D + 1), by which a gradient for Ax + b is one for b and A."""
+    off = guide.mean(x) - (x + model.mean) / 2
+    return off.double(), torch.cat([torch.ones_like(x[:, :1]), x], -1).double()
+
+
+def _snr(mean: Tensor, variance: Tensor, feature: Tensor | None = None) -> float:
+    """‖E g‖/√(tr Cov g) of g = mean_n g_n ⊗ f_n, from each row's mean and variance (N, D)."""
+    f = torch.ones_like(mean[:, :1]) if feature is None else feature
+    trace = (variance.sum(-1) * f.square().sum(-1)).sum() / len(mean) ** 2
+    return float((f.T @ mean / len(mean)).norm() / trace.sqrt())
+
+
+def _ratio(noise: GradientNoise, side: str, signal: str, spread: str) -> tuple[float, float]:
+    """‖E g‖ of one way over √(tr Cov g) of another, and its error to first order."""
+    norm, trace = noise.ways[signal][side].norm, noise.ways[spread][side].variance
+    root = math.sqrt(trace.value)
+    return norm.value / root, math.hypot(norm.se, norm.value * trace.se / trace.value / 2) / root
+
+
+def slope(sizes: Sequence[int], found: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """s of log SNR = c + s log K + r/K from K = 8 on, and its error."""
+    fitted, covariance = _fit(sizes, found, None)
+    return float(fitted[2]), float(covariance[2, 2].sqrt())
+
+
+def level(
+    sizes: Sequence[int], found: Sequence[tuple[float, float]], power: float
+) -> tuple[float, float]:
+    """lim SNR/K^s from the fit of c and r, s = ``power``, and its error."""
+    fitted, covariance = _fit(sizes, found, power)
+    value = float(fitted[0].exp())
+    return value, value * float(covariance[0, 0].sqrt())
+
+
+def _fit(
+    sizes: Sequence[int], found: Sequence[tuple[float, float]], power: float | None
+) -> tuple[Tensor, Tensor]:
+    """(c, r, s) or, of a given s, (c, r), weighted by the errors, and their covariance."""
+    kept = [(k, value, se) for k, (value, se) in zip(sizes, found, strict=True) if k >= FIRST]
+    k, value, se = torch.tensor(kept, dtype=torch.float64).T
+    columns = [torch.ones_like(k), 1 / k, k.log()]
+    given = 0.0 if power is None else power * columns.pop()
+    design, w = torch.stack(columns, -1), (value / se).square()
+    covariance = torch.linalg.inv(design.T @ (w.unsqueeze(-1) * design))
+    return covariance @ design.T @ (w * (value.log() - given)), covariance
+
+
+def _figure(
+    sizes: Sequence[int],
+    found: dict[str, list[tuple[float, float]]],
+    limits: dict[str, float],
+) -> Figure:
+    """SNR against K, with the theory's lines at their level for large K."""
+    figure = Figure(figsize=(6.4, 4.4), dpi=120)
+    figure.set_layout_engine("constrained")
+    axes = figure.subplots()
+    for name, (*_, power, colour) in CURVES.items():
+        means, errors = zip(*found[name], strict=True)
+        axes.errorbar(sizes, means, errors, fmt="o", markersize=4, color=colour, label=name)
+        line = [limits[name] * k**power for k in sizes]
+        axes.plot(sizes, line, color=colour, linewidth=1)
+    axes.set(xscale="log", yscale="log", xlabel="draws K", ylabel="‖E g‖ / √(tr Cov g)")
+    axes.set_title("lines: the leading term for large K, slopes ±½", fontsize=9)
+    axes.legend(fontsize=8)
+    return figure
