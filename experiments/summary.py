@@ -14,6 +14,7 @@ from zoo import store
 from zoo.data import Dataset
 from zoo.fitting import FitResult
 from zoo.kl_weight import training_note
+from zoo.registry import resolve
 from zoo.sources import Split
 
 
@@ -119,8 +120,16 @@ def _notes(spec: Spec, guide: Guide) -> list[str]:
             + ("" if spec.objective == "mcmc" else ", and training only by --objective mcmc")
         )
     word = spec.objective.partition(":")[0]
-    if word in ("mle", "em") and local.dim and spec.family != "exact":
+    fits = getattr(resolve("objectives", word), "fits", "both")
+    if fits == "model" and local.dim and spec.family != "exact":
         notes.append(f"{word} trains no guide: elbo and iwae are those of an untrained one")
+    if fits == "guide":
+        notes.append(f"{word} fits the guide alone: the model is as it was at the start")
+    if spec.family == "exact" and spec.estimator in ("stl", "dreg"):
+        notes.append(
+            f"{spec.estimator} holds q, and the exact q is made of the model's parameters: its "
+            "gradient is Fisher's identity, unbiased but noisy, where pathwise has no noise"
+        )
     return notes
 
 

@@ -44,6 +44,8 @@ from zoo.objectives.grouped import ciwae, miwae, piwae
 from zoo.objectives.likelihood import map as map_objective
 from zoo.objectives.thermodynamic import partition_of, tvo
 from zoo.objectives.wake_sleep import forward_kl, rws, wake_sleep
+from zoo.registry import resolve
+from zoo.testing import check_captured
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -596,8 +598,6 @@ def test_held_guides_have_the_mean_of_the_path_wise_gradient(
     name: str, options: dict[str, Any], objective: str
 ) -> None:
     """300 gradients by dreg (stl of the ELBO) and path-wise; every entry, and all together."""
-    from zoo.registry import resolve
-
     torch.manual_seed(1)
     model, data = resolve("models", name).example()
     model, data = model.double(), data.subset(range(5)).to(dtype=torch.float64)
@@ -834,3 +834,59 @@ def test_an_objective_is_a_loss_of_stock_svi(word: str) -> None:
     assert loss.loss(observe(model), pairs[1][1], data.batch()) > 0
     with pytest.raises(TypeError, match=r"give SVI observe\(model\)"):
         loss.loss(lambda batch: None, pairs[1][1], data.batch())
+
+
+# As a captured step -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "objective"),
+    [
+        ("vae", {"estimator": "stl"}, "elbo"),
+        ("vae", {"estimator": "dreg", "inference": "per_datapoint"}, "iwae"),
+        ("vae", {"estimator": "score"}, "iwae"),
+        ("vae", {"estimator": "vimco"}, "tvo"),
+        ("hierarchical_vae", {"estimator": "dreg"}, "ciwae"),
+        ("ppca", {"estimator": "dreg", "inference": "semi_amortized"}, "iwae"),
+        ("m2", {"estimator": "dreg"}, "iwae"),
+        ("sbn", {"estimator": "vimco"}, "rws"),
+        ("sbn", {}, "wake_sleep"),
+        ("vae", {}, "piwae"),
+    ],
+    ids=str,
+)
+def test_captured_steps_are_the_eager_ones(
+    name: str, options: dict[str, Any], objective: str
+) -> None:
+    torch.manual_seed(0)
+    model, data = resolve("models", name).example()
+    check_captured(model, Guide(model, data, **options), data, objective, run="traced")
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize(
+    ("options", "objective"),
+    [
+        ({"estimator": "stl"}, "elbo"),
+        ({"estimator": "dreg"}, "iwae"),
+        ({}, "rws"),
+        ({"estimator": "vimco"}, "iwae"),
+        ({"estimator": "score"}, "tvo"),
+    ],
+    ids=str,
+)
+def test_no_estimator_waits_for_the_device(options: dict[str, Any], objective: str) -> None:
+    """Ten steps with synchronisation an error, and the graph's steps as the eager ones."""
+    torch.manual_seed(0)
+    model, data = VAE.example()
+    model, data = model.cuda(), data.to("cuda")
+    guide = Guide(model, data, **options)
+    loss_of, batch = bind_objective(objective)[1], data.batch()
+    loss_of(model, guide, batch).backward()  # what is looked at once is looked at now
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(10):
+            loss_of(model, guide, batch).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    check_captured(model, guide, data, objective, run="graph", tol=1e-4)

@@ -191,19 +191,19 @@ def test_the_bias_of_a_relaxed_draw_is_that_of_quadrature() -> None:
 
 
 def test_a_distance_of_noise_is_seen_as_often_as_it_should_be() -> None:
-    """2000 samples of 200 draws without a mean, in 1 to 30 dimensions of unequal spread: a chance
-    below 5 % in 5 % of them or fewer, within 5 errors (0.0049), exactly so in one, and below 1 % in
-    1 % (0.0022); and U has mean ‖b‖²."""
+    """2000 samples of 100 draws without a mean, in 1 to 30 dimensions of unequal spread: a chance
+    below 5 % in about 5 % of them (5 errors: 0.025), in one dimension exactly, and below 1 % in
+    1 % (5 errors: 0.011) or fewer; and U has mean ‖b‖²."""
     generator = torch.Generator().manual_seed(1)
     for scale in (torch.ones(1), torch.tensor([2.0, 0.3, 0.3]), torch.linspace(0.5, 2.0, 30)):
         entries, b = len(scale), torch.full_like(scale, 0.1)
         low, lower, squares = 0, 0, []
         for _ in range(2000):
-            d = torch.randn(200, entries, generator=generator) * scale
+            d = torch.randn(100, entries, generator=generator) * scale
             chance = moments.distance(d, 1.0).chance
             low, lower = low + (chance < 0.05), lower + (chance < 0.01)
             squares.append(moments._squared(d + b))
-        assert 0.02 * (entries < 30) < low / 2000 < 0.05 + 5 * 0.0049
+        assert 0.02 < low / 2000 < 0.05 + 5 * 0.0049
         assert lower / 2000 < 0.01 + 5 * 0.0022
         assert entries > 1 or low / 2000 > 0.05 - 5 * 0.0049
         u, se = torch.tensor(squares).unbind(1)

@@ -159,7 +159,7 @@ def training_note(objective: str, options: Mapping[str, Any], warm_up: int = 0) 
 
     Example:
         >>> training_note("elbo", {"beta": 2.0})
-        'trained on elbo with β = 2, which is not a bound; the bounds reported are (β = 1)'
+        'trained on elbo (β = 2), which is not a bound; the bounds reported are'
     """
     reasons = why_no_bound(objective, options)
     if warm_up:
@@ -167,5 +167,4 @@ def training_note(objective: str, options: Mapping[str, Any], warm_up: int = 0) 
         reasons = f"{reasons}, and {rise}" if reasons else rise
     if not reasons:
         return ""
-    what = f"trained on {objective} with {reasons}"
-    return f"{what}, which is {NOT_A_BOUND}; the bounds reported are (β = 1)"
+    return f"trained on {objective} ({reasons}), which is {NOT_A_BOUND}; the bounds reported are"

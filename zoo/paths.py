@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
+import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
@@ -145,7 +146,8 @@ def held(
         memory: of that run.
 
     Raises:
-        ValueError: parameters that do not belong to guide or model and so cannot be held.
+        ValueError: parameters that do not belong to guide or model and so cannot be held; a guide
+            that is random beside its draws.
     """
     paths = Paths()
     exact = {  # whose log q is no estimate: what is given, and what is summed over
@@ -163,6 +165,11 @@ def held(
     if (key := tuple(batch.values)) not in known:
         still = {name: {"value": site["value"].detach()} for name, site in given.items()}
         free = _again(guide, model, batch, still, memory)
+        if moved := [n for n in given if not _same(drawn[n], free[n])]:
+            raise ValueError(
+                f"the guide gives the draws of {moved} another density when it is asked again, as "
+                "with dropout; stl and dreg need q to be one distribution: use pathwise"
+            )
         if leaks := [n for n, s in free.items() if n in given and s["held"].requires_grad]:
             raise ValueError(
                 f"stl and dreg hold the parameters of q, and those of {leaks} belong neither to "
@@ -188,6 +195,12 @@ def _again(
         for site in q.sites.values():
             site["held"] = log_prob(site)
     return q.sites
+
+
+def _same(drawn: Any, again: Any) -> bool:
+    """Whether a draw has the log q that it was drawn with."""
+    with torch.no_grad():
+        return torch.allclose(log_prob(drawn), again["held"], rtol=1e-3, atol=1e-3)
 
 
 def pathless(guide: Callable[[Batch], Any], plate: str, batch: Batch) -> bool:

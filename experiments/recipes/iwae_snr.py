@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -13,22 +13,22 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from experiments.recipe import Published, Quantity, Recipe, Scale
-from zoo.context import seeded
+from zoo.context import seeded, stream
 from zoo.data import Batch, Dataset
 from zoo.diagnostics.gradient_noise import GradientNoise, Way, gradient_noise
 from zoo.model import Model
 
-DIM, ROWS = 20, 1024
+DIM = 20
 OFF = 0.01  # sd by which the parameters are moved from the optimum
 PRECISION, WIDE = 2.0, 1.5  # of p(z | x) and of q, in each dimension
 # scale -> K, rows, draws of a latent for each K, gradients at most
 WORK: dict[str, tuple[tuple[int, ...], int, int, int]] = {
-    "smoke": ((1, 4, 16, 64), 256, 1_000_000, 200),
-    "cpu": ((1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024), ROWS, 60_000_000, 2000),
-    "gpu": (tuple(2**i for i in range(15)), ROWS, 4_000_000_000, 10_000),
+    "smoke": ((1, 16, 32, 64, 128), 64, 250_000, 200),
+    "cpu": ((1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024), 256, 8_000_000, 1000),
+    "gpu": (tuple(2**i for i in range(14)), 1024, 4_000_000_000, 10_000),
 }
-FEWEST = 50  # gradients
-FIRST = 8  # K from which the slopes are fitted
+FEWEST = 30  # gradients
+LAST = 4  # of the K: the slopes are fitted to these
 # curve -> its side, the way whose mean and the way whose spread it has, exponent of K, colour
 CURVES: dict[str, tuple[str, str, str, float, str]] = {
     "θ": ("model", "pathwise", "pathwise", 0.5, "#0072B2"),
@@ -71,14 +71,6 @@ class Encoder(nn.Module):
             pyro.sample("z", dist.Normal(self.mean(batch["x"]), WIDE**-0.5).to_event(1))
 
 
-class Tilted(NamedTuple):
-    """Of (p/q)^a q, p = p(z | x): its mass E_q (p/q)^a (N,), mean minus that of p, precision."""
-
-    mass: Tensor
-    shift: Tensor
-    precision: float
-
-
 def iwae_snr(scale: Scale = "cpu", seed: int = 0) -> Recipe:
     """SNR of IWAE's gradient: √K for the model, 1/√K for the encoder, and √K with DReG.
 
@@ -95,7 +87,7 @@ def iwae_snr(scale: Scale = "cpu", seed: int = 0) -> Recipe:
         count = min(most, max(FEWEST, draws // (k * rows)))
         noise = gradient_noise(
             model, ways, data, "iwae", {"num_particles": k}, num_rows=rows,
-            num_gradients=count, seed=1000 * seed + k,
+            num_gradients=count, seed=stream(seed, f"K = {k}"),
         )  # fmt: skip
         row: dict[str, Any] = {"K": k, "gradients": count}
         for name, (side, signal, spread, *_) in CURVES.items():
@@ -106,25 +98,28 @@ def iwae_snr(scale: Scale = "cpu", seed: int = 0) -> Recipe:
     limits, first = leading(model, guide, data["x"]), single(model, guide, data["x"])
     quantities: list[Quantity] = []
     for name, (*_, power, _) in CURVES.items():
-        known = Published(power, "exact", f"{THEOREM[name]}, for large K")
-        quantities.append(Quantity(f"{name}: slope", slope(sizes, found[name]), known))
-    for name, (*_, power, _) in CURVES.items():
-        known = Published(first[name], "exact", "closed form of the ELBO's gradient")
-        quantities.append(Quantity(f"{name}: SNR, K = 1", found[name][0], known))
-    for name, (*_, power, _) in CURVES.items():
-        known = Published(limits[name], "exact", "closed form of the leading term in 1/K")
-        ours = level(sizes, found[name], power)
-        quantities.append(Quantity(f"{name}: SNR · K^({-power}), K → ∞", ours, known))
+        ours = (found[name][0], *limit(sizes, found[name], power))
+        source = "closed form of the ELBO's gradient", THEOREM[name], "closed form of that limit"
+        exact = zip(source, (first[name], power, limits[name]), strict=True)
+        titles = ("SNR, K = 1", "slope, K → ∞", f"SNR · K^{-power}, K → ∞")
+        for title, value, (form, known) in zip(titles, ours, exact, strict=True):
+            quantities.append(Quantity(f"{name}: {title}", value, Published(known, "exact", form)))
     return Recipe(
         "Signal-to-noise of the gradients of IWAE on a Gaussian toy",
         table,
         _figure(sizes, found, limits),
-        {"rows": rows, "dim": DIM, "off": OFF, "draws_for_each_K": draws, "fit_from_K": FIRST},
+        {
+            "rows": rows,
+            "dim": DIM,
+            "off": OFF,
+            "draws_for_each_K": draws,
+            "fitted_K": sizes[-LAST:],
+        },
         [
             "p(z) = N(μ, I), x | z ~ N(z, I), q = N(Ax + b, 2I/3), 20 dimensions, parameters at "
             f"the optimum plus noise of sd {OFF}; SNR = ‖E g‖/√(tr Cov g) of all of a side's.",
             "φ's mean gradient is from DReG's draws; no DReG: from the path-wise ones alone.",
-            "Slopes and limits: log SNR = c + s log K + r/K, fitted by least squares.",
+            f"Slopes and limits: log SNR = c + s log K + r/K, least squares, K ≥ {sizes[-LAST]}.",
         ],
         quantities,
     )
@@ -163,19 +158,17 @@ def leading(model: Toy, guide: Encoder, x: Tensor) -> dict[str, float]:
     g = ∂ log w/∂z, and the variances E w² (∂ log p(z | x)/∂z)²/K and Var(w² g − 2 E[w² g] w)/K³.
     """
     off, feature = _off(model, guide, x)
-    two, three, four = (tilted(off, a) for a in (2, 3, 4))
 
-    def moments(at: Tilted) -> tuple[Tensor, Tensor]:
-        """E w^a g and E w^a g², (N, D), of g = −(P − A)(z − m) − … = c₀ + c₁ (z − m)."""
-        slope = WIDE - PRECISION
-        mean = slope * at.shift - WIDE * off
-        mass = at.mass.unsqueeze(-1)
-        return mass * mean, mass * (mean.square() + slope**2 / at.precision)
+    def moments(a: int) -> tuple[Tensor, Tensor]:
+        """E w^a g and E w^a g², (N, D); g = (A - P)(z - m) - A Δ, A and P the precisions."""
+        mass, shift, variance = tilted(off, a)
+        mean = (WIDE - PRECISION) * shift - WIDE * off
+        return mass * mean, mass * (mean.square() + (WIDE - PRECISION) ** 2 * variance)
 
-    spread = two.mass.unsqueeze(-1) * (two.shift.square() + 1 / two.precision)
-    e = moments(two)[0]
-    doubled = moments(four)[1] - 4 * e * moments(three)[0]
-    doubled = doubled + (4 * two.mass.unsqueeze(-1) - 1) * e.square()
+    mass, shift, variance = tilted(off, 2)
+    spread = mass * (shift.square() + variance)
+    e, (third, _), (_, fourth) = moments(2)[0], moments(3), moments(4)
+    doubled = fourth - 4 * e * third + (4 * mass - 1) * e.square()
     return {
         "θ": _snr((x - model.mean).double() / 2, spread),
         "φ": _snr(e, PRECISION**2 * spread, feature),
@@ -183,17 +176,18 @@ def leading(model: Toy, guide: Encoder, x: Tensor) -> dict[str, float]:
     }
 
 
-def tilted(off: Tensor, a: int) -> Tilted:
-    """E_q w^a f = mass · E f under N(m + shift, 1/precision), of Δ = ``off`` (N, D).
+def tilted(off: Tensor, a: int) -> tuple[Tensor, Tensor, float]:
+    """(M, s, v): E_q w^a f(z) = M E f under N(m + s, v I), M (N, 1), s (N, D), of Δ = ``off``.
 
     Example:
-        >>> tilted(torch.zeros(1, 20), 2).mass
-        tensor([1.9073])
+        >>> tilted(torch.zeros(1, 20), 2)[0]
+        tensor([[1.9073]])
     """
     precision = a * PRECISION - (a - 1) * WIDE
     log = (a * math.log(PRECISION) - (a - 1) * math.log(WIDE) - math.log(precision)) / 2
     log_mass = log + a * (a - 1) * PRECISION * WIDE / precision / 2 * off.square()
-    return Tilted(log_mass.sum(-1).exp(), -(a - 1) * WIDE / precision * off, precision)
+    mass = log_mass.sum(-1, keepdim=True).exp()
+    return mass, -(a - 1) * WIDE / precision * off, 1 / precision
 
 
 def _off(model: Toy, guide: Encoder, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -216,32 +210,22 @@ def _ratio(noise: GradientNoise, side: str, signal: str, spread: str) -> tuple[f
     return norm.value / root, math.hypot(norm.se, norm.value * trace.se / trace.value / 2) / root
 
 
-def slope(sizes: Sequence[int], found: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """s of log SNR = c + s log K + r/K from K = 8 on, and its error."""
-    fitted, covariance = _fit(sizes, found, None)
-    return float(fitted[2]), float(covariance[2, 2].sqrt())
-
-
-def level(
+def limit(
     sizes: Sequence[int], found: Sequence[tuple[float, float]], power: float
-) -> tuple[float, float]:
-    """lim SNR/K^s from the fit of c and r, s = ``power``, and its error."""
-    fitted, covariance = _fit(sizes, found, power)
-    value = float(fitted[0].exp())
-    return value, value * float(covariance[0, 0].sqrt())
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """The s of log SNR = c + s log K + r/K with its error, and exp c of s = ``power`` with its."""
+    pairs = list(zip(sizes, found, strict=True))[-LAST:]
+    k, value, se = torch.tensor([(k, *pair) for k, pair in pairs], dtype=torch.float64).T
+    design, w = torch.stack([torch.ones_like(k), 1 / k, k.log()], -1), (value / se).square()
 
+    def fitted(columns: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        covariance = torch.linalg.inv(columns.T @ (w.unsqueeze(-1) * columns))
+        return covariance @ columns.T @ (w * y), covariance.diagonal().sqrt()
 
-def _fit(
-    sizes: Sequence[int], found: Sequence[tuple[float, float]], power: float | None
-) -> tuple[Tensor, Tensor]:
-    """(c, r, s) or, of a given s, (c, r), weighted by the errors, and their covariance."""
-    kept = [(k, value, se) for k, (value, se) in zip(sizes, found, strict=True) if k >= FIRST]
-    k, value, se = torch.tensor(kept, dtype=torch.float64).T
-    columns = [torch.ones_like(k), 1 / k, k.log()]
-    given = 0.0 if power is None else power * columns.pop()
-    design, w = torch.stack(columns, -1), (value / se).square()
-    covariance = torch.linalg.inv(design.T @ (w.unsqueeze(-1) * design))
-    return covariance @ design.T @ (w * (value.log() - given)), covariance
+    free, errors = fitted(design, value.log())
+    held, given = fitted(design[:, :2], value.log() - power * k.log())
+    level = float(held[0].exp())
+    return (float(free[2]), float(errors[2])), (level, level * float(given[0]))
 
 
 def _figure(

@@ -82,7 +82,7 @@ def figure(value: float, se: float) -> str:
         >>> figure(0.00123456, 0.000045), figure(2.0, 0.0)
         ('0.00123 ± 4.5e-05', '2')
     """
-    return f"{value:.3g} ± {se:.2g}" if se else f"{value:.3g}"
+    return f"{value:.3g} ± {se:.2g}" if se > 1e-9 * abs(value) else f"{value:.3g}"
 
 
 def bias_words(bias: Bias | None) -> str:

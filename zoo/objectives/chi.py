@@ -18,7 +18,7 @@ __all__ = ["cubo"]
 Guide = Callable[[Batch], Any]
 
 
-@said(shorthand="order", no_bound="an upper bound at K = ∞ alone")
+@said(shorthand="order", no_bound="an upper bound at K = ∞ alone", fits="guide")
 def cubo(
     model: Model,
     guide: Guide,

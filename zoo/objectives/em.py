@@ -11,10 +11,12 @@ from torch import Tensor
 from zoo.data import Batch
 from zoo.exact import knows, log_evidence
 from zoo.model import Model
+from zoo.objectives._said import said
 
 __all__ = ["em"]
 
 
+@said(fits="model")
 @torch.no_grad()
 def em(model: Model, guide: Callable[[Batch], Any] | None, batch: Batch) -> Tensor:
     """One exact EM iteration: -mean_n log p(x_n) before it, the parameters after it in the model.

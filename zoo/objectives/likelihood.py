@@ -21,6 +21,7 @@ __all__ = ["map", "mle"]
 Guide = Callable[[Batch], Any]
 
 
+@said(fits="model")
 def mle(model: Model, guide: Guide | None, batch: Batch) -> Tensor:
     """Maximum likelihood: -mean_n log p(x_n), where p has no latents or all can be summed out.
 

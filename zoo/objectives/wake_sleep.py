@@ -94,7 +94,7 @@ def rws(
     return loss + _free(torch.stack(terms).mean())
 
 
-@said(no_bound="a cross-entropy, -E_p(z|x)[log q(z | x)]")
+@said(no_bound="a cross-entropy, -E_p(z|x)[log q(z | x)]", fits="guide")
 def forward_kl(
     model: Model,
     guide: Guide,
