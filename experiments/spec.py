@@ -23,6 +23,7 @@ ONLY_PYTHON = (
     "classes",
     "label_classes",
     "classify",
+    "estimator",
     "held_out",
     "callbacks",
     "objective_options",

@@ -181,7 +181,7 @@ def tilted(off: Tensor, a: int) -> tuple[Tensor, Tensor, float]:
 
     Example:
         >>> tilted(torch.zeros(1, 20), 2)[0]
-        tensor([[1.9073]])
+        tensor([[1.9067]])
     """
     precision = a * PRECISION - (a - 1) * WIDE
     log = (a * math.log(PRECISION) - (a - 1) * math.log(WIDE) - math.log(precision)) / 2
