@@ -147,11 +147,11 @@ def check(spec: Spec) -> None:
         name = getattr(objective, "shorthand", None)
         if name is None:
             raise ValueError(f"{word!r} takes no value after a colon, as renyi:0.5 does")
-        kind = type(inspect.signature(objective).parameters[name].default)
+        usual = inspect.signature(objective).parameters[name].default
         try:
-            kind(value)
+            type(usual)(value)
         except ValueError:
-            what = "a number" if kind is float else "a whole number"
+            what = f"{'a' if type(usual) is float else 'a whole'} number, such as {word}:{usual}"
             raise ValueError(f"{word} takes its {name} as {what}, got {value!r}") from None
     try:
         torch.device("cpu" if spec.device == "auto" else spec.device)

@@ -149,7 +149,7 @@ class TestFit:
             assert found[side]["exact"]["se"] == 0 < found[side]["elbo"]["se"]
         model = load(out).model
         assert model.options["latent_dim"] == 3 and found["model_options"]["latent_dim"] == 3
-        assert found["latents"] == {"local": ["z"], "global": [], "discrete": []}
+        assert found["latents"] == {"local": ["z"], "global": [], "discrete": [], "bits": []}
 
     def test_its_configuration_repeats_it(self, zoo: Zoo, tmp_path: Path) -> None:
         first, second = tmp_path / "a", tmp_path / "b"

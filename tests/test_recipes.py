@@ -18,10 +18,19 @@ from matplotlib.figure import Figure
 from experiments import cli
 from experiments import reproduce as engine
 from experiments.recipe import MARKS, Published, Quantity, Recipe, figures
-from experiments.recipes import gradient_estimators, importance_sampling, iwae_ladder, kl_directions
+from experiments.recipes import (
+    _evidence,
+    gradient_estimators,
+    importance_sampling,
+    iwae_ladder,
+    iwae_snr,
+    kl_directions,
+)
 from experiments.recipes.energies import Energy, energies, energy
 from experiments.reproduce import RESULTS, kept, reproduce
 from zoo import registry
+from zoo.context import seeded
+from zoo.models.vae import VAE
 from zoo.registry import names
 
 ROOT = Path(__file__).parents[1]
@@ -380,3 +389,138 @@ class TestLadder:
             case = iwae_ladder.one_latent(rows=1)
         narrow = iwae_ladder.Case(**{**vars(case), "variance": torch.full((1, 1), 0.24)})
         assert float(narrow.moment(2)) == math.inf
+
+
+class TestSignalToNoise:
+    """The closed forms of the toy in one dimension, against autograd and Gauss–Hermite."""
+
+    @staticmethod
+    def pair() -> tuple[iwae_snr.Toy, iwae_snr.Encoder, torch.Tensor]:
+        mean, weight, bias = (torch.tensor(v) for v in ([0.3], [[0.6]], [-0.1]))
+        return iwae_snr.Toy(mean), iwae_snr.Encoder(weight, bias), torch.tensor([[1.0], [-0.7]])
+
+    @staticmethod
+    def gradients(
+        model: iwae_snr.Toy, guide: iwae_snr.Encoder, x: float, held: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of a row: w/p(x) (R,) at the nodes, ∂ log p(x, z)/∂μ (R,), d log w/d(A, b) (R, 2)."""
+        normal = torch.distributions.Normal
+        points, _ = hermite(80)
+        given = (guide.weight[0, 0], guide.bias[0], model.mean[0])
+        a, b, mu = (v.detach().expand(len(points)).clone().requires_grad_() for v in given)
+        q = normal(a * x + b, math.sqrt(2 / 3))
+        z = q.loc + q.scale * points
+        q = normal(q.loc.detach(), q.scale) if held else q
+        row = torch.full_like(z, x)
+        log_p = normal(mu, 1.0).log_prob(z) + normal(z, 1.0).log_prob(row)
+        log_w = log_p - q.log_prob(z)
+        log_w = log_w - normal(mu, math.sqrt(2)).log_prob(row).detach()
+        slopes = torch.autograd.grad(log_w.sum(), [mu, a, b])
+        return log_w.detach().exp(), slopes[0], torch.stack(slopes[1:], -1)
+
+    def by_quadrature(self, large: bool) -> dict[str, float]:
+        model, guide, x = self.pair()
+        _, weights = hermite(80)
+
+        def mean(f: torch.Tensor) -> torch.Tensor:
+            return torch.einsum("r,r...->...", weights, f)
+
+        def ratio(rows: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
+            """From the mean and E of the square of each row, as independent as they are."""
+            means = torch.stack([m for m, _ in rows])
+            trace = sum(float(square.sum() - m.square().sum() * (not large)) for m, square in rows)
+            return float(means.mean(0).norm()) / math.sqrt(trace / len(rows) ** 2)
+
+        found: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {
+            "θ": [],
+            "φ": [],
+            "φ, DReG": [],
+        }
+        for value in map(float, x[:, 0]):
+            w, theta, phi = self.gradients(model, guide, value, held=False)
+            path = self.gradients(model, guide, value, held=True)[2]
+            if not large:
+                for name, g in (("θ", theta[:, None]), ("φ", phi), ("φ, DReG", path)):
+                    found[name].append((mean(g), mean(g.square())))
+                continue
+            exact = mean(w * theta)  # Fisher: ∇ log p(x)
+            square = mean(w.square() * (theta - exact).square())
+            found["θ"].append((exact[None], square[None]))
+            w = w[:, None]
+            e, own = mean(w.square() * path), mean(w.square() * phi.square())
+            found["φ"].append((e, own))
+            term = w.square() * path - 2 * e * w
+            found["φ, DReG"].append((e, mean((term - mean(term)).square())))
+        return {name: ratio(rows) for name, rows in found.items()}
+
+    def test_one_draw(self, float64: torch.dtype) -> None:
+        assert iwae_snr.single(*self.pair()) == pytest.approx(self.by_quadrature(False), rel=1e-9)
+
+    def test_leading_term(self, float64: torch.dtype) -> None:
+        assert iwae_snr.leading(*self.pair()) == pytest.approx(self.by_quadrature(True), rel=1e-8)
+
+    def test_mean_of_phi_is_that_of_half_the_second_moment(self, float64: torch.dtype) -> None:
+        """K · E g → −½ ∇ E_q (w/p)²: DReG's closed form against autograd of the moment."""
+        off = torch.tensor([[0.3, -0.2]], requires_grad=True)
+        mass, shift, _ = iwae_snr.tilted(off, 2)
+        (slope,) = torch.autograd.grad(mass.sum(), off)
+        g = -0.5 * shift - iwae_snr.WIDE * off
+        assert torch.allclose(mass * g, -slope / 2, atol=1e-12)
+
+    @pytest.mark.parametrize("power", [0.5, -0.5])
+    def test_fit_finds_the_law_behind_a_term_of_first_order(self, power: float) -> None:
+        sizes = (8, 16, 32, 64, 128)
+        found = [(3.0 * k**power * math.exp(1.7 / k), 0.01 * k**power) for k in sizes]
+        slope, level = iwae_snr.limit(sizes, found, power)
+        assert slope[0] == pytest.approx(power, abs=1e-9) and 0 < slope[1] < 0.1
+        assert level[0] == pytest.approx(3.0, abs=1e-9) and 0 < level[1] < 0.1
+
+
+class TestEvidence:
+    def model(self) -> tuple[VAE, torch.Tensor]:
+        """Two latents with strong weights: posteriors that are narrow, and not normal."""
+        with seeded(3):
+            model = VAE(12, latent_dim=2, hidden=(8,), likelihood="bernoulli")
+            with torch.no_grad():
+                for p in model.parameters():
+                    p.copy_(1.5 * torch.randn_like(p))
+                x = model.decode(torch.randn(30, 2)).sample()
+        return model, x
+
+    def test_against_quadrature(self, float64: torch.dtype) -> None:
+        """The trapezoid rule on a fine grid; within five standard errors, row by row."""
+        model, x = self.model()
+        axis = torch.linspace(-7, 7, 701)
+        with torch.no_grad():
+            z = torch.cartesian_prod(axis, axis).unsqueeze(1)
+            like = torch.stack([model.decode(z).log_prob(row)[:, 0] for row in x], -1)
+        prior = torch.distributions.Normal(0.0, 1.0).log_prob(z[:, 0]).sum(-1, keepdim=True)
+        exact = (like + prior).logsumexp(0) + 2 * math.log(0.02)
+        found = _evidence.evidence(model, x, draws=400)
+        assert float(found.errors.max()) < 0.05
+        assert ((found.rows - exact).abs() < 5 * found.errors + 1e-3 * found.errors**2).all()
+        joint = _evidence.log_joint(model, x, z[::5000])
+        torch.testing.assert_close(joint, like[::5000] + prior[::5000])
+
+    def test_derivatives(self, float64: torch.dtype) -> None:
+        model, x = self.model()
+        z = torch.randn(2, len(x), 2, requires_grad=True)
+        slope, hessian = _evidence._derivatives(model, x, z.detach())
+        (expected,) = torch.autograd.grad(_evidence.log_joint(model, x, z).sum(), z)
+        torch.testing.assert_close(slope, expected)
+        jacobian = torch.autograd.functional.jacobian(model.decoder, z[1, 4])
+        p = model.decoder(z[1, 4]).sigmoid().detach()
+        own = torch.eye(2) + jacobian.T @ torch.diag(p * (1 - p)) @ jacobian
+        torch.testing.assert_close(hessian[1, 4], own)
+
+    def test_places_are_modes(self, float64: torch.dtype) -> None:
+        """The gradient is small beside the curvature, and none of the points searched is higher."""
+        model, x = self.model()
+        points = _evidence._points(model, seed=0)
+        with torch.no_grad():
+            places, hessian = _evidence.modes(model, x, points)
+            slope = _evidence._derivatives(model, x, places)[0]
+            step = torch.linalg.solve(hessian, slope).norm(dim=-1)
+            highest = _evidence.log_joint(model, x, places).amax(0)
+            searched = _evidence.log_joint(model, x, points.unsqueeze(1)).amax(0)
+        assert float(step.median()) < 1e-3 and (highest >= searched).all()

@@ -193,7 +193,7 @@ def fit(
             "ema": ema,
             "accumulate": accumulate,
             "precision": precision,
-            "objective_options": {k: v for k, v in options.items() if _plain(v)},
+            "objective_options": (plain := {k: v for k, v in options.items() if _plain(v)}),
         },
     )
     sides = {"model": model, "guide": guide}
@@ -205,7 +205,8 @@ def fit(
     keep = None if held_out is None else as_dataset(held_out).to(where)
     still = frozen(*(m for side, m in modules.items() if side == freeze))
     with still, seeded(seed, where), joined(where) as team:
-        result = FitResult(model, guide, name, no_bound=_no_bound(guide, data, loss_of, options))
+        result = FitResult(model, guide, name, objective_options=plain)
+        result.no_bound = _no_bound(guide, data, loss_of, options)
         loop = Loop(result, data, loss_of, settings, optimizer, lr, keep, team)
         loop.restore() if resume else None
         loop.run()

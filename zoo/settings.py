@@ -25,6 +25,7 @@ class FitResult:
 
     Attributes:
         objective: its word.
+        objective_options: its keyword arguments, as plain values.
         steps: steps taken.
         seconds: wall-clock time of the steps, looks at held-out rows included.
         interrupted: whether Ctrl-C ended it.
@@ -50,6 +51,7 @@ class FitResult:
     no_bound: str = ""
     iterates: Iterates | None = None
     run: dict[str, str] = field(default_factory=dict)
+    objective_options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

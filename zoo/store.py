@@ -145,7 +145,8 @@ def begin(path: Path, result: FitResult, data: Dataset, resumed: bool) -> None:
                 f"{path} already holds a run; go on with it by resume, give another folder, or "
                 "delete it first"
             )
-        spec = describe(result.model, result.guide, data, objective=result.objective)
+        how = {"objective": result.objective, "objective_options": result.objective_options}
+        spec = describe(result.model, result.guide, data, **how)
         write_json(path / "run.json", spec)
         (path / "metrics.jsonl").write_text("")
     else:

@@ -18,6 +18,7 @@ from zoo.engine import RunName
 from zoo.evaluation import evaluate
 from zoo.fitting import FitResult, fit
 from zoo.models.sbn import SBN
+from zoo.sources import Split
 
 METHODS: dict[str, tuple[str, str, int]] = {  # objective, estimator of the guide, K draws of a row
     "wake-sleep": ("wake_sleep", "score", 1),
@@ -35,10 +36,10 @@ SETTINGS: dict[str, Any] = {"batch_size": 100, "lr": 3e-3, "schedule": "cosine"}
 
 
 class Size(NamedTuple):
-    """How much is done at a scale; ``draws`` weigh a test row, ``curve`` is (rows, draws)."""
+    """How much is done at a scale: ``draws`` weigh a test row, ``curve`` is (rows, draws)."""
 
     data: str
-    layers: Sequence[tuple[int, ...]]
+    layers: Sequence[str]
     steps: int
     seeds: int
     rows: int
@@ -48,9 +49,9 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "smoke": Size("digits", [(8,), (6, 4)], 20, 2, 50, 20, (50, 4)),
-    "cpu": Size("static_mnist", [(200,)], 3000, 3, 1000, 500, (500, 20), "compiled"),
-    "gpu": Size("static_mnist", [(200,), (200,) * 3], 250_000, 3, 10_000, 10_000, (1000, 100)),
+    "smoke": Size("digits", ["8", "6-4"], 20, 2, 50, 20, (50, 4)),
+    "cpu": Size("static_mnist", ["200"], 3000, 3, 1000, 500, (500, 20), "compiled"),
+    "gpu": Size("static_mnist", ["200", "200-200-200"], 250_000, 3, 10_000, 10_000, (1000, 100)),
 }
 
 
@@ -69,29 +70,26 @@ def sbn_mnist(scale: Scale = "cpu", seed: int = 0) -> Recipe:
     images, mean ± standard deviation over seeds, beside the table of Bornschein and Bengio.
     """
     size = SIZES[scale]
-    grey = "static" if size.data == "digits" else None
-    split = load_data(size.data, binarization=grey, num_test=size.rows)  # the file is by class
-    train, test = split.train, split.test
-    assert test is not None
+    split = load_data(size.data, binarization="static", num_test=size.rows)  # the file is by class
     rows, found = [], {}
     for deep in size.layers:
         for method, (_, _, draws) in METHODS.items():
             clock, seeds = time.perf_counter(), range(seed, seed + size.seeds)
-            fits = [_fit(method, deep, train, test, size, each) for each in seeds]
+            fits = [_fit(method, deep, split, size, each) for each in seeds]
             seconds = (time.perf_counter() - clock) / size.seeds
-            found[_name(deep), method], (nll, elbo, _) = fits, zip(*fits, strict=True)
-            row = {"layers": _name(deep), "method": method, "K": draws}
+            found[deep, method], (nll, elbo, _) = fits, zip(*fits, strict=True)
+            row = {"layers": deep, "method": method, "K": draws}
             row |= {"−log p(x)": (mean(nll), stdev(nll)), "−ELBO": (mean(elbo), stdev(elbo))}
             rows.append(row | {"seeds": size.seeds, "seconds a seed": seconds})
     return Recipe(
-        f"Sigmoid belief networks on {train.name}, nats per test image",
+        f"Sigmoid belief networks on {size.data}, nats per test image",
         rows,
         _figure(found, size),
-        {"data": train.name, "binarization": "static", "rows": len(train), "test_rows": len(test)}
-        | {"draws": size.draws, "steps": size.steps, "seeds": size.seeds, "adam": SETTINGS},
+        {"data": size.data, "binarization": "static", "rows": len(split.train), "adam": SETTINGS}
+        | {"test_rows": size.rows, "draws": size.draws, "steps": size.steps, "seeds": size.seeds},
         [
             f"−log p(x) is at most so much: the importance-weighted bound of {size.draws} draws, "
-            f"{len(test)} test rows; ± is the standard deviation over seeds.",
+            f"{size.rows} test rows; ± is the standard deviation over seeds.",
             f"Each of {size.steps} steps of Adam with K draws a row, and a q that is affine layer "
             "by layer. NVIL has a learned baseline, without scaling of the signal.",
             "Of NVIL a bound by one draw is published, −ELBO, and so ours beside it.",
@@ -100,22 +98,18 @@ def sbn_mnist(scale: Scale = "cpu", seed: int = 0) -> Recipe:
     )
 
 
-def _name(layers: Sequence[int]) -> str:
-    return "-".join(map(str, layers))
-
-
-def _fit(
-    method: str, layers: tuple[int, ...], train: Dataset, test: Dataset, size: Size, seed: int
-) -> Fitted:
+def _fit(method: str, layers: str, split: Split, size: Size, seed: int) -> Fitted:
     """One fit from one seed, looked at ten times on the way."""
     objective, estimator, draws = METHODS[method]
+    dims, data, test = [int(d) for d in layers.split("-")], split.train, split.test
+    assert test is not None
     with seeded(seed):
-        model = SBN.for_data(train, latent_dims=layers, likelihood="bernoulli")
-        guide = Guide(model, train, estimator=estimator, inference_options={"depth": 0})
+        model = SBN.for_data(data, latent_dims=dims, likelihood="bernoulli")
+        guide = Guide(model, data, estimator=estimator, inference_options={"depth": 0})
     curve, some = [], test.subset(range(size.curve[0]))
 
-    def bounds(data: Dataset, draws: int, run: RunName) -> tuple[float, float]:
-        found = evaluate(model, guide, data, num_particles=draws, seed=seed, run=run)
+    def bounds(rows: Dataset, draws: int, run: RunName) -> tuple[float, float]:
+        found = evaluate(model, guide, rows, num_particles=draws, seed=seed, run=run)
         assert found.iwae is not None and found.elbo is not None
         return -found.iwae.mean, -found.elbo.mean
 
@@ -124,7 +118,7 @@ def _fit(
 
     told: dict[str, Any] = {"objective_options": {"num_particles": draws}, "run": size.run}
     told |= {"log_every": size.steps // 10, "callbacks": [look], "seed": seed, "progress": False}
-    fit(model, guide, train, objective, steps=size.steps, **told, **SETTINGS)
+    fit(model, guide, data, objective, steps=size.steps, **told, **SETTINGS)
     return Fitted(*bounds(test, size.draws, "auto"), curve)
 
 
@@ -133,9 +127,8 @@ def _quantities(found: Mapping[tuple[str, str], Sequence[Fitted]]) -> list[Quant
     quantities = []
     for deep, table in PUBLISHED.items():
         for method, value in table.items():
-            one = method == "NVIL"
-            cited = ", citing the bound of Mnih and Gregor (2014)" if one else ""
-            known = Published(value, "memory", SOURCE + cited, 0.05, scales=("gpu",))
+            one, cited = method == "NVIL", ", citing the bound of Mnih and Gregor (2014)"
+            known = Published(value, "memory", SOURCE + cited * one, 0.05, scales=("gpu",))
             values = [f.elbo if one else f.nll for f in found.get((deep, method), ())]
             ours = (mean(values), stdev(values) / len(values) ** 0.5) if values else None
             name = f"{'−ELBO' if one else '−log p(x)'}, SBN {deep}, {method}"
@@ -145,10 +138,9 @@ def _quantities(found: Mapping[tuple[str, str], Sequence[Fitted]]) -> list[Quant
 
 def _figure(found: Mapping[tuple[str, str], Sequence[Fitted]], size: Size) -> Figure:
     """The bound on −log p(x) of some test rows against steps, a line a seed."""
-    figure = Figure(figsize=(5.4 * len(size.layers), 4.2), dpi=120)
-    figure.set_layout_engine("constrained")
-    panels = figure.subplots(1, len(size.layers), squeeze=False)[0]
-    for axes, layers in zip(panels, map(_name, size.layers), strict=True):
+    figure = Figure(figsize=(5.4 * len(size.layers), 4.2), dpi=120, layout="constrained")
+    panels = figure.subplots(1, len(size.layers), squeeze=False)
+    for axes, layers in zip(panels[0], size.layers, strict=True):
         for method, colour in COLOURS.items():
             for place, one in enumerate(found[layers, method]):
                 label = None if place else method

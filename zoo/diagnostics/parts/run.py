@@ -62,8 +62,11 @@ def _rhat(found: Optimisation, amortized: bool) -> Check:
 
 
 def _gradients(case: Case, run: Any) -> list[Check]:
-    objective = getattr(run, "objective", None) or run.spec["objective"]
-    found = gradient_snr(case.model, run.guide, case.data, objective, seed=case.settings.seed)
+    spec = getattr(run, "spec", {})
+    objective = getattr(run, "objective", None) or spec["objective"]
+    options = getattr(run, "objective_options", None) or spec.get("objective_options")
+    given = case.model, run.guide, case.data, objective, options
+    found = gradient_snr(*given, seed=case.settings.seed)
     case.results["gradient_snr"] = found
     sides = (("model", found.model), ("guide", found.guide))
     shown = [f"{side} {snr.value:.2f} ± {snr.se:.2f}" for side, snr in sides if snr is not None]
