@@ -686,6 +686,25 @@ def test_a_parameter_from_elsewhere_cannot_be_held() -> None:
         elbo(Shifted(3), guide, data_of(3).batch(), estimator="stl")
 
 
+class GivenGlobal(nn.Module):
+    """q(g) q(z_n | g)."""
+
+    def forward(self, batch: Batch) -> None:
+        g = pyro.sample("g", dist.Normal(0.0, 1.0))
+        with rows(batch):
+            pyro.sample("z", dist.Normal(g.expand(*g.shape[:-1], len(batch)), 1.0))
+
+
+def test_rows_whose_q_is_given_global_draws_are_refused_by_dreg_alone() -> None:
+    model, batch = Shifted(3, globals_=True), data_of(3).batch()
+    with pytest.raises(
+        ValueError, match="is given those of global latents; use the estimator path"
+    ):
+        iwae(model, GivenGlobal(), batch, estimator="dreg")
+    elbo(model, GivenGlobal(), batch, estimator="stl")
+    iwae(Shifted(3, globals_=True), RowGuide(3, globals_=True), batch, estimator="dreg")
+
+
 def test_words_that_act_on_discrete_latents_alone() -> None:
     model, data = PPCA.example()
     for word in ("enumerate", "gumbel"):

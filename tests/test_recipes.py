@@ -496,9 +496,9 @@ class TestEvidence:
             like = torch.stack([model.decode(z).log_prob(row)[:, 0] for row in x], -1)
         prior = torch.distributions.Normal(0.0, 1.0).log_prob(z[:, 0]).sum(-1, keepdim=True)
         exact = (like + prior).logsumexp(0) + 2 * math.log(0.02)
-        found = _evidence.evidence(model, x, draws=400)
+        found = _evidence.evidence(model, x, draws=2000)
         assert float(found.errors.max()) < 0.05
-        assert ((found.rows - exact).abs() < 5 * found.errors + 1e-3 * found.errors**2).all()
+        assert ((found.rows - exact).abs() < 5 * found.errors).all()
         joint = _evidence.log_joint(model, x, z[::5000])
         torch.testing.assert_close(joint, like[::5000] + prior[::5000])
 

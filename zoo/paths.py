@@ -20,7 +20,7 @@ from zoo.relaxed import Relaxed
 
 Draws = Literal["path", "held", "cut", "score"]
 _pathless: WeakKeyDictionary[Any, dict[Any, bool]] = WeakKeyDictionary()
-_leaks: WeakKeyDictionary[Any, set[Any]] = WeakKeyDictionary()
+_given_globals: WeakKeyDictionary[Any, dict[Any, bool]] = WeakKeyDictionary()
 
 
 class Cut(Messenger):
@@ -46,6 +46,7 @@ class Paths:
     def __init__(self) -> None:
         self.factor: Tensor | None = None  # (S, K, B), or (C_m, …, C_1, S, K, B)
         self.least = 99  # dimensions before the event of the smallest draw
+        self.given_globals = False  # whether q of the rows is given the draws of global latents
 
     def alias(self, site: Any) -> Tensor:
         """The draw once more; what is made of the alias has the gradient that is multiplied."""
@@ -59,7 +60,12 @@ class Paths:
         return again
 
     def put(self, factor: Tensor) -> None:
-        """Says the factor; ValueError where a draw is shared by states that differ in it."""
+        """Says the factor; ValueError where it would not be right for every draw."""
+        if self.given_globals:
+            raise ValueError(
+                "dreg weighs the draws of rows alone, and this guide's q(z | x, g) is given those "
+                "of global latents; use the estimator pathwise"
+            )
         if factor.dim() > max(3, self.least):
             raise ValueError(
                 "dreg weighs each draw of z by its value of y, and the guide draws z once for all "
@@ -161,7 +167,7 @@ def held(
         if name not in exact
     }
     sites = {**_again(guide, model, batch, given, memory), **exact}
-    known = _leaks.setdefault(guide, set())
+    known = _given_globals.setdefault(guide, {})
     if (key := tuple(batch.values)) not in known:
         still = {name: {"value": site["value"].detach()} for name, site in given.items()}
         free = _again(guide, model, batch, still, memory)
@@ -175,7 +181,13 @@ def held(
                 f"stl and dreg hold the parameters of q, and those of {leaks} belong neither to "
                 "guide nor model; make the guide an nn.Module that has them, or use pathwise"
             )
-        known.add(key)
+        shared = {n for n in given if not in_plate(drawn[n], model.plate)}
+        for name in shared:
+            still[name]["value"].requires_grad_(still[name]["value"].is_floating_point())
+        free = _again(guide, model, batch, still, memory) if shared else {}
+        local = [n for n in given if n not in shared]
+        known[key] = bool(free) and any(free[n]["held"].requires_grad for n in local)
+    paths.given_globals = known[key]
     return sites, paths
 
 
@@ -217,15 +229,13 @@ def pathless(guide: Callable[[Batch], Any], plate: str, batch: Batch) -> bool:
             at_home(guide),
         ):
             guide(batch)
-        known[key] = any(
-            in_plate(site, plate) and not site["is_observed"] and _lacks_path(site)
-            for site in q.sites.values()
-        )
+        known[key] = any(in_plate(site, plate) and lacks_path(site) for site in q.sites.values())
     return known[key]
 
 
-def _lacks_path(site: Any) -> bool:
+def lacks_path(site: Any) -> bool:
+    """Whether a site is drawn, and the gradient of its draw is that of its log q."""
     infer = site["infer"] or {}
-    if "_enumerated" in infer or infer.get("exact"):
+    if site["is_observed"] or "_enumerated" in infer or infer.get("exact"):
         return False
     return not site["fn"].has_rsample or bool(infer.get("score"))

@@ -15,7 +15,7 @@ from zoo.local_params import at_home
 from zoo.model import Model, as_model, observe
 from zoo.particle_weights import LogWeights
 from zoo.particles import one_by_one, outer_sum, split, vectorizes
-from zoo.paths import Cut, Draws, Memory, held
+from zoo.paths import Cut, Draws, Memory, held, lacks_path
 from zoo.relaxed import Relaxed
 
 __all__ = ["LogWeights", "log_weights"]
@@ -179,9 +179,8 @@ def _marked(site: Any, mark: str) -> bool:
 
 def _needs_score(site: Any) -> bool:
     """Whether the draw loses a gradient that parameters want."""
-    if site["fn"].has_rsample or any(_marked(site, m) for m in ("_enumerated", "exact", "score")):
-        return False
-    return torch.is_grad_enabled() and log_prob(site).requires_grad
+    wanted = torch.is_grad_enabled() and not _marked(site, "score") and lacks_path(site)
+    return wanted and log_prob(site).requires_grad
 
 
 def _check_sites(p: Mapping[str, Any], q: Mapping[str, Any]) -> None:

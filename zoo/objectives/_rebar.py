@@ -12,6 +12,7 @@ from zoo.coupled import coupled
 from zoo.data import Batch
 from zoo.kl_weight import tempered
 from zoo.model import Model, as_model
+from zoo.paths import lacks_path
 from zoo.relaxed import Linear
 from zoo.weights import LogWeights, _weigh
 
@@ -78,7 +79,7 @@ def _only(weights: LogWeights) -> Any:
             "rebar runs all particles at once, and this function takes them one by one; write it "
             "with dimensions from the right, or use num_particles=1, or the estimator score"
         )
-    sites = [site for site in weights.local_sites[1].values() if _lacks_path(site)]
+    sites = [site for site in weights.local_sites[1].values() if lacks_path(site)]
     if len(sites) != 1 or weights.enumerated:
         found = sorted(site["name"] for site in sites) + list(weights.enumerated)
         raise ValueError(
@@ -86,13 +87,6 @@ def _only(weights: LogWeights) -> Any:
             "use the estimator score or vimco"
         )
     return sites[0]
-
-
-def _lacks_path(site: Any) -> bool:
-    infer = site["infer"] or {}
-    if site["is_observed"] or "_enumerated" in infer or infer.get("exact"):
-        return False
-    return not site["fn"].has_rsample or bool(infer.get("score"))
 
 
 def _given(weights: LogWeights, site: Any, at: Tensor) -> Mapping[str, Any]:
