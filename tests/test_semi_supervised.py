@@ -528,7 +528,7 @@ def test_words_that_do_not_go_together() -> None:
 
     ppca, flowers = PPCA.example()
     with pytest.raises(ValueError, match="no discrete latents"):
-        Guide(ppca, flowers, estimator="score")
+        Guide(ppca, flowers, estimator="enumerate")
 
 
 class Wide(Model):

@@ -117,7 +117,7 @@ class TestLabels:
         )
         notes = run(spec).summary["notes"]
         assert any(
-            "trained on elbo with β = 2 and free bits of 0.25 nats" in note
+            "trained on elbo (β = 2 and free bits of 0.25 nats, and β rising" in note
             and "which is not a bound; the bounds reported are" in note
             for note in notes
         )

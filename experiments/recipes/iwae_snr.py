@@ -24,10 +24,10 @@ PRECISION, WIDE = 2.0, 1.5  # of p(z | x) and of q, in each dimension
 # scale -> K, rows, draws of a latent for each K, gradients at most
 WORK: dict[str, tuple[tuple[int, ...], int, int, int]] = {
     "smoke": ((1, 16, 32, 64, 128), 64, 250_000, 200),
-    "cpu": ((1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024), 256, 5_000_000, 1000),
+    "cpu": ((1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024), 256, 10_000_000, 1000),
     "gpu": (tuple(2**i for i in range(14)), 1024, 4_000_000_000, 10_000),
 }
-FEWEST = 20  # gradients
+FEWEST = 40  # gradients
 LAST = 4  # of the K: the slopes are fitted to these
 # curve -> its side, the way whose mean and the way whose spread it has, exponent of K, colour
 CURVES: dict[str, tuple[str, str, str, float, str]] = {

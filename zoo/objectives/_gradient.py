@@ -114,14 +114,14 @@ def weigh(
         ValueError: draws without a path for an estimator that follows it; log q of a z from
             elsewhere that the guide cannot give.
     """
-    if word != "pathwise" and not getattr(guide, "has_density", True):
-        raise ValueError(f"a point mass (delta) has no log q to estimate by {word}; use pathwise")
     draws = DRAWS.get(word)
     if draws is None:
         known = getattr(getattr(guide, "latents", None), "discrete", ())
         labelled = not batch.values.keys().isdisjoint(known)  # others of its rows have a y to score
         found = labelled or pathless(guide, as_model(model).plate, batch.unscaled())
         draws = "score" if found else "cut"
+    if draws in ("held", "cut") and not getattr(guide, "has_density", True):
+        raise ValueError(f"a point mass (delta) has no log q to estimate by {word}; use pathwise")
     if draws in ("held", "cut") and not getattr(guide, "scores", True):
         raise ValueError(
             f"{word} takes log q of a given z, and this guide's family scores its own draws alone; "
