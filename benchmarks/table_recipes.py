@@ -21,7 +21,8 @@ def section() -> str:
     for word, result in results.items():
         lines += [_row(word, result, row) for row in result["quantities"]]
     for word, result in results.items():
-        lines += ["", f"`{word}`: {_made(result)}. {'; '.join(_sources(result))}."]
+        told = [_made(result), "; ".join(_sources(result))]
+        lines += ["", f"`{word}`: {'. '.join(filter(None, told))}."]
     return "\n".join([START, *lines, END])
 
 

@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from experiments.recipe import Recipe, Scale
+from experiments.recipe import Quantity, Recipe, Scale
 from experiments.recipes._evidence import Evidence, evidence
 from guides import Guide
 from zoo import load_data
@@ -105,7 +105,20 @@ def aevb_wakesleep_mcem(scale: Scale = "cpu", seed: int = 0) -> Recipe:
             "Adam at one rate for all, where the paper has Adagrad at the best of three; one draw "
             "of the posterior for each step of Monte-Carlo EM, where it has one for five.",
         ],
+        _quantities(rows),
     )  # fmt: skip
+
+
+def _quantities(rows: Sequence[Mapping[str, Any]]) -> list[Quantity]:
+    """log p(x) of the test rows at the end; the paper has a picture of it and no numbers."""
+    ends = {(row["training rows"], row["method"]): row["test"] for row in rows}
+    few = min(count for count, _ in ends)
+    return [
+        Quantity(
+            f"log p(x) of test rows, {'few' if count == few else 'all'} to train, {name}", test
+        )
+        for (count, name), test in ends.items()
+    ]
 
 
 def _curve(way: Way, train: Dataset, test: Tensor, steps: int, size: Size, seed: int) -> list[Look]:

@@ -36,8 +36,8 @@ CURVES: dict[str, tuple[str, str, str, float, str]] = {
     "φ, DReG": ("guide", "dreg", "dreg", 0.5, "#009E73"),
 }
 THEOREM = {
-    "θ": "Rainforth et al. (2018), theorem 1: SNR ~ √(MK)",
-    "φ": "Rainforth et al. (2018), theorem 1: SNR ~ √(M/K)",
+    "θ": "Rainforth et al. (2018): SNR ~ √(MK)",
+    "φ": "Rainforth et al. (2018): SNR ~ √(M/K)",
     "φ, DReG": "Tucker et al. (2019): SNR ~ √K",
 }
 
