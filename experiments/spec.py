@@ -13,6 +13,7 @@ from experiments.shell.options import GLOBAL_START
 from guides.classifier import Classifier
 from guides.source import Source
 from zoo.fitting import fit
+from zoo.objective_words import bind_objective
 from zoo.registry import resolve, unknown
 from zoo.sources import load_data
 
@@ -141,18 +142,7 @@ def check(spec: Spec) -> None:
             raise ValueError(f"{name} counts from {low}, got {value}")
     if (clip := options.get("clip")) is not None and not clip > 0:
         raise ValueError(f"clip is the longest gradient, above 0, got {clip}")
-    word, _, value = spec.objective.partition(":")
-    if value:
-        objective = resolve("objectives", word)
-        name = getattr(objective, "shorthand", None)
-        if name is None:
-            raise ValueError(f"{word!r} takes no value after a colon, as renyi:0.5 does")
-        usual = inspect.signature(objective).parameters[name].default
-        try:
-            type(usual)(value)
-        except ValueError:
-            what = f"{'a' if type(usual) is float else 'a whole'} number, such as {word}:{usual}"
-            raise ValueError(f"{word} takes its {name} as {what}, got {value!r}") from None
+    bind_objective(spec.objective)
     try:
         torch.device("cpu" if spec.device == "auto" else spec.device)
     except RuntimeError:

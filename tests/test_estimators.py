@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from guides import Guide
-from zoo import Dataset, Model
+from zoo import Dataset, Model, plain
 from zoo.context import seeded
 from zoo.data import Batch
 from zoo.fitting import bind_objective, fit
@@ -28,7 +28,9 @@ from zoo.model import rows
 from zoo.models.gmm import GMM
 from zoo.models.m2 import M2
 from zoo.models.ppca import PPCA
+from zoo.models.sbn import SBN
 from zoo.models.vae import VAE
+from zoo.objectives._gradient import weigh
 from zoo.objectives._reductions import (
     Blend,
     Groups,
@@ -646,7 +648,7 @@ def test_semi_amortized_guides_hold_the_values_they_drew_with() -> None:
         (lambda m, g, b: tvo(m, g, b, first=1.5), "first point between 0 and 1"),
         (lambda m, g, b: tvo(m, g, b, intervals=0), "intervals counts from 1"),
         (lambda m, g, b: miwae(m, g, b, groups=0), "groups counts from 1"),
-        (lambda m, g, b: ciwae(m, g, b, share=2.0), "share of the ELBO, is from 0 to 1"),
+        (lambda m, g, b: ciwae(m, g, b, share=2.0), "share of the ELBO is from 0 to 1"),
         (lambda m, g, b: rws(m, g, b, phi="awake"), "phi is wake, sleep or both"),
         (lambda m, g, b: map_objective(m, g, b), "point mass: use family='delta'"),
         (lambda m, g, b: elbo(m, g, b, estimator="stl", free_bits=0.1), "stl holds q"),
@@ -811,6 +813,161 @@ def test_the_guide_s_word_is_the_objective_s() -> None:
     for kind, word in ((M2, "stl"), (GMM, "score")):
         model, data = kind.example()
         assert Guide(model, data, estimator=word).gradient == word
+
+
+# What is easily got wrong ------------------------------------------------------------------------
+
+
+def test_the_value_of_a_loss_is_the_bound_whatever_the_baseline() -> None:
+    """A network baseline is fitted beside the bound, and its error is no part of the value."""
+    torch.manual_seed(0)
+    model, data = SBN.example()
+    guide, batch = Guide(model, data), data.batch()  # score, with the network
+    for word in ("elbo", "iwae", "cubo"):
+        call = bind_objective(word)[1]
+        with seeded(3):
+            loss = call(model, guide, batch, num_particles=500)
+        with torch.no_grad(), seeded(4):
+            value = call(model, guide, batch, num_particles=500)
+        assert abs(float(loss.detach() - value)) < 0.5
+    before = float(iwae(model, guide, batch, num_particles=500).detach())
+    fit(model, guide, data, "cubo", steps=200, lr=0.01, progress=False)
+    assert float(iwae(model, guide, batch, num_particles=500).detach()) < before + 0.5
+
+
+def test_cubo_learns_given_labels_as_every_bound_does() -> None:
+    torch.manual_seed(0)
+    model, data = M2.example()
+    assert data.labels is not None
+    full = data.with_values(y=data.labels)
+    guide = Guide(model, full, classifier_options={"alpha": 1.0})
+    start = guide.classify(full.batch())["y"].gather(1, data.labels[:, None]).log().mean()
+    fit(model, guide, full, "cubo", steps=100, lr=0.01, progress=False)
+    end = guide.classify(full.batch())["y"].gather(1, data.labels[:, None]).log().mean()
+    assert end > start + 0.3
+
+
+class LabelGivenDraw(nn.Module):
+    """q(z | x) q(y | z), y enumerated."""
+
+    def forward(self, batch: Batch) -> None:
+        with rows(batch):
+            z = pyro.sample("z", dist.Normal(0.3 * batch["x"][:, 0], 0.7))
+            logits = torch.stack([0 * z, 1.5 * z], -1)
+            pyro.sample("y", dist.Categorical(logits=logits), infer={"enumerate": "parallel"})
+
+
+@pytest.mark.parametrize("one_by_one", [True, False])
+def test_a_label_given_a_draw_is_weighed_draw_by_draw(one_by_one: bool) -> None:
+    """The ELBO does not depend on K, nor on whether the particles are run together."""
+
+    def joint(x: Tensor | None = None) -> None:
+        with pyro.plate("data", 3, dim=-1):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            if one_by_one and z.numel() != 3:
+                raise ValueError("one particle at a time")
+            y = pyro.sample("y", dist.Categorical(torch.tensor([0.4, 0.6])))
+            loc = (z + 2.0 * y).unsqueeze(-1)
+            pyro.sample("x", dist.Normal(loc, 0.5).to_event(1), obs=x)
+
+    batch, model, q = (
+        Dataset(torch.tensor([[0.3], [2.5], [-1.0]])).batch(),
+        plain(joint),
+        LabelGivenDraw(),
+    )
+    z = 0.3 * batch["x"][:, 0] + 0.7 * NODES[:, None]
+    log_q = torch.stack([0 * z, 1.5 * z]).log_softmax(0)
+    score = [dist.Normal(z + 2.0 * y, 0.5).log_prob(batch["x"][:, 0]) for y in range(2)]
+    log_p = torch.stack(score) + torch.tensor([0.4, 0.6]).log()[:, None, None]
+    ratio = dist.Normal(0.0, 1.0).log_prob(z) - dist.Normal(0.3 * batch["x"][:, 0], 0.7).log_prob(z)
+    exact = (WEIGHTS[:, None] * (ratio + (log_q.exp() * (log_p - log_q)).sum(0))).sum(0).mean()
+    with torch.no_grad(), seeded(3):
+        found = torch.stack([elbo(model, q, batch, num_particles=8) for _ in range(200)])
+    assert (found.mean() + exact).abs() < 5 * found.std() / 200**0.5
+    with pytest.raises(ValueError, match="given a draw of z₁"):
+        iwae(model, LabelGivenDraw(), batch, num_particles=3)
+
+
+def test_dreg_of_summed_labels_is_refused_with_a_weight_on_the_kl() -> None:
+    from zoo.objectives.enumerated import iwae_sum
+
+    model, data = M2.example()
+    guide = Guide(model, data)
+    iwae_sum(model, guide, data.batch(), estimator="dreg").backward()
+    for weight in (0.5, torch.tensor(1.0)):
+        with pytest.raises(ValueError, match="dreg of iwae_sum is known for β = 1"):
+            iwae_sum(model, guide, data.batch(), beta=weight, estimator="dreg")
+
+
+def test_an_evaluation_before_training_changes_nothing() -> None:
+    """What is found out about a guide once is not found out while no gradient is taken."""
+    loc = nn.Parameter(torch.tensor(0.3))
+
+    def guide(batch: Batch) -> None:
+        with rows(batch):
+            pyro.sample("z", dist.Normal(loc, 1.0))
+
+    model, batch, given = Shifted(3, globals_=True), data_of(3).batch(), GivenGlobal()
+    with torch.no_grad():
+        elbo(Shifted(3), guide, batch, estimator="stl")
+        iwae(model, given, batch, estimator="dreg")
+    with pytest.raises(ValueError, match="belong neither to guide nor model"):
+        elbo(Shifted(3), guide, batch, estimator="stl")
+    with pytest.raises(ValueError, match="is given those of global latents"):
+        iwae(model, given, batch, estimator="dreg")
+    for call in (rws, wake_sleep):
+        with pytest.raises(ValueError, match="is given draws of global latents"):
+            call(model, given, batch)
+    m2, data = M2.example()
+    for first in (True, False):
+        guide_of_labels = Guide(m2, data, estimator="score", estimator_options={"baseline": "none"})
+        if first:
+            with torch.no_grad():
+                elbo(m2, guide_of_labels, data.batch())
+        weights = weigh(m2, guide_of_labels, data.batch(), 2, 1, "score")
+        assert weights.local_sites is not None and weights.log_q_score is not None
+        site = weights.local_sites[1]["y"]
+        torch.testing.assert_close(weights.log_q_score[0], site["fn"].log_prob(site["value"]))
+
+
+def test_a_scored_label_with_q_held_still() -> None:
+    """y is enumerated where q takes no gradient, and z keeps its path."""
+    model, data = M2.example()
+    for word in ("score", "vimco"):
+        guide = Guide(model, data, estimator=word)
+        options = {"num_particles": 2}
+        result = fit(
+            model, guide, data, steps=3, freeze="guide", objective_options=options, progress=False
+        )
+        assert math.isfinite(result.metrics[-1]["loss"])
+
+
+def test_what_does_nothing_is_refused() -> None:
+    model, data = VAE.example()
+    guide, batch = Guide(model, data), data.batch()
+    with pytest.raises(ValueError, match="kl is drawn or analytic"):
+        elbo(model, guide, batch, kl="analytical")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="the guide has none; use pathwise"):
+        elbo(model, guide, batch, estimator="rebar")
+    with pytest.raises(ValueError, match="say how a guide draws"):
+        elbo(model, guide, batch, estimator="gumbel")
+    for call in (rws, wake_sleep):
+        with pytest.raises(ValueError, match="dreg follows their path: leave the estimator out"):
+            call(model, Guide(model, data, estimator="dreg"), batch)
+    for word in ("cubo", "forward_kl"):
+        with pytest.raises(ValueError, match="fits the guide alone, and freeze holds it"):
+            fit(model, guide, data, word, steps=1, freeze="guide", progress=False)
+    from zoo import PyroLoss
+
+    with pytest.raises(ValueError, match="to PyroLoss, which has options of its own"):
+        fit(model, guide, data, PyroLoss("iwae"), objective_options={"num_particles": 5})
+    with pytest.raises(ValueError, match="tvo takes its intervals as a whole number"):
+        PyroLoss("tvo:2.5")
+    with pytest.raises(ValueError, match="count draws from 1"):
+        elbo(model, guide, batch, num_particles=2.5)  # type: ignore[arg-type]
+    chains = Guide(model, data, "chain", "per_datapoint")
+    with pytest.raises(ValueError, match="the objective mcem alone moves"):
+        elbo(model, chains, batch)
 
 
 # Under pyro.infer.SVI -----------------------------------------------------------------------------

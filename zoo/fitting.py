@@ -145,6 +145,8 @@ def fit(
         raise ValueError(f"precision is 'float32' or 'bf16', got {precision!r}")
     if resume and out is None:
         raise ValueError("resume needs out=, the folder of the run to go on with")
+    if (fits := getattr(getattr(loss_of, "func", loss_of), "fits", "both")) == freeze:
+        raise ValueError(f"{name} fits the {fits} alone, and freeze holds it: nothing to train")
     learning_rate(schedule, lr, 0, 1)
     if min(1 if batch_size is None else batch_size, 1 if clip is None else clip) <= 0:
         raise ValueError(f"batch_size and clip are positive, got {batch_size} and {clip}")

@@ -82,8 +82,8 @@ def free_bits_excess(weights: LogWeights, least: float) -> Tensor:
         )
     if weights.relaxed or weights.log_q_score is not None:
         raise ValueError(
-            "free bits need latents with a path-wise gradient, and the guide draws a discrete one; "
-            "use beta or a warm-up of it"
+            "free bits need draws with a path-wise gradient, and these are discrete or scored; use "
+            "beta or a warm-up of it"
         )
     groups = kl_groups(weights)
     return (least - groups).clamp_min(0).sum()

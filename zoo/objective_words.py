@@ -28,14 +28,27 @@ def bind_objective(
             option = getattr(function, "shorthand", None)
             if option is None:
                 raise ValueError(f"{word!r} takes no value after a colon, as renyi:0.5 does")
-            given[option] = type(known[option].default)(value)
+            given[option] = _value(word, option, known[option].default, value)
         if lost := sorted(set(given) - set(known)):
             raise ValueError(f"the objective {word!r} takes no {lost}; it takes {list(known)[3:]}")
         return objective, partial(function, **given)
     if hasattr(objective, "loss_of"):  # ours, in Pyro's clothes
+        if given:
+            raise ValueError(f"give {sorted(given)} to PyroLoss, which has options of its own")
         return objective.name, objective.loss_of
     if hasattr(objective, "loss_and_grads"):
         from zoo.objectives.stock import stock
 
         objective = stock(objective)
     return getattr(objective, "__name__", type(objective).__name__), partial(objective, **given)
+
+
+def _value(word: str, option: str, usual: Any, text: str) -> Any:
+    """What stands after the colon, of the type of the option's default."""
+    try:
+        return type(usual)(text)
+    except ValueError:
+        what = "a number" if isinstance(usual, float) else "a whole number"
+        raise ValueError(
+            f"{word} takes its {option} as {what}, such as {word}:{usual}, got {text!r}"
+        ) from None

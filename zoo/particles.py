@@ -140,8 +140,18 @@ def one_by_one(weigh: Callable[[Mapping[str, Any]], Any], inner: int, outer: int
             return torch.stack([row[0].values[name] for row in grid])
         return torch.stack([torch.stack([w.values[name] for w in row]) for row in grid])
 
+    def enumerated() -> Tensor | None:
+        """(C, B), or (C, S, K, B) where it differs between draws, which come before y."""
+        every = [[w.log_q_enum for w in r] for r in grid]
+        if first.log_q_enum is None or all(
+            torch.equal(first.log_q_enum, one) for r in every for one in r
+        ):
+            return first.log_q_enum
+        return torch.stack([torch.stack(r, 1) for r in every], 1)
+
     return replace(
         first,
+        log_q_enum=enumerated(),
         local=gather("local"),
         log_q=gather("log_q"),
         log_likelihood=gather("log_likelihood"),

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
 
-import torch
-from pyro import poutine
 from pyro.poutine.messenger import Messenger
-from torch import Tensor, nn
+from torch import Tensor
 
-from zoo.context import frozen, seeded, validation
-from zoo.data import Batch
-from zoo.handlers import Enumerate, Record, Replay, in_plate, is_site, log_prob
-from zoo.local_params import at_home
+from zoo.handlers import in_plate, is_site
 from zoo.relaxed import Relaxed
 
 Draws = Literal["path", "held", "cut", "score"]
-_pathless: WeakKeyDictionary[Any, dict[Any, bool]] = WeakKeyDictionary()
-_given_globals: WeakKeyDictionary[Any, dict[Any, bool]] = WeakKeyDictionary()
 
 
 class Cut(Messenger):
@@ -133,104 +125,6 @@ def remembered(compute: Callable[[], Tensor]) -> Tensor:
         Memory.current = memory
     memory.values.append(value)
     return value
-
-
-def held(
-    guide: Callable[[Batch], Any],
-    model: Any,
-    batch: Batch,
-    drawn: Mapping[str, Any],
-    memory: Memory,
-) -> tuple[dict[str, Any], Paths]:
-    """The sites of the same draws with the parameters of q held: log q depends on z alone.
-
-    Args:
-        guide: q.
-        model: p, of whose parameters q may be made (``exact``, ``top_down``).
-        batch: the rows, unscaled.
-        drawn: sites of the guide's run.
-        memory: of that run.
-
-    Raises:
-        ValueError: parameters that do not belong to guide or model and so cannot be held; a guide
-            that is random beside its draws.
-    """
-    paths = Paths()
-    exact = {  # whose log q is no estimate: what is given, and what is summed over
-        name: site
-        for name, site in drawn.items()
-        if site["is_observed"] or "_enumerated" in (site["infer"] or {})
-    }
-    given = {
-        name: {"value": paths.alias(site) if in_plate(site, model.plate) else site["value"]}
-        for name, site in drawn.items()
-        if name not in exact
-    }
-    sites = {**_again(guide, model, batch, given, memory), **exact}
-    known = _given_globals.setdefault(guide, {})
-    if (key := tuple(batch.values)) not in known:
-        still = {name: {"value": site["value"].detach()} for name, site in given.items()}
-        free = _again(guide, model, batch, still, memory)
-        if moved := [n for n in given if not _same(drawn[n], free[n])]:
-            raise ValueError(
-                f"the guide gives the draws of {moved} another density when it is asked again, as "
-                "with dropout; stl and dreg need q to be one distribution: use pathwise"
-            )
-        if leaks := [n for n, s in free.items() if n in given and s["held"].requires_grad]:
-            raise ValueError(
-                f"stl and dreg hold the parameters of q, and those of {leaks} belong neither to "
-                "guide nor model; make the guide an nn.Module that has them, or use pathwise"
-            )
-        shared = {n for n in given if not in_plate(drawn[n], model.plate)}
-        for name in shared:
-            still[name]["value"].requires_grad_(still[name]["value"].is_floating_point())
-        free = _again(guide, model, batch, still, memory) if shared else {}
-        local = [n for n in given if n not in shared]
-        known[key] = bool(free) and any(free[n]["held"].requires_grad for n in local)
-    paths.given_globals = known[key]
-    return sites, paths
-
-
-def _again(
-    guide: Any, model: Any, batch: Batch, given: Mapping[str, Any], memory: Memory
-) -> dict[str, Any]:
-    parts = [part for part in (guide, model) if isinstance(part, nn.Module)]
-    with (
-        frozen(*parts),
-        memory.open(again=True),
-        Record() as q,
-        Enumerate(model.plate, marked_only=True),
-        Replay(given),
-        at_home(guide),
-    ):
-        guide(batch)
-        for site in q.sites.values():
-            site["held"] = log_prob(site)
-    return q.sites
-
-
-def _same(drawn: Any, again: Any) -> bool:
-    """Whether a draw has the log q that it was drawn with."""
-    with torch.no_grad():
-        return torch.allclose(log_prob(drawn), again["held"], rtol=1e-3, atol=1e-3)
-
-
-def pathless(guide: Callable[[Batch], Any], plate: str, batch: Batch) -> bool:
-    """Whether a guide draws something of the rows without a path; looked at once for each guide."""
-    known = _pathless.setdefault(guide, {})
-    key = tuple(batch.values)
-    if key not in known:
-        with (
-            seeded(0, batch.index.device),
-            poutine.block(),
-            validation(False),
-            Record() as q,
-            Enumerate(plate, marked_only=True),
-            at_home(guide),
-        ):
-            guide(batch)
-        known[key] = any(in_plate(site, plate) and lacks_path(site) for site in q.sites.values())
-    return known[key]
 
 
 def lacks_path(site: Any) -> bool:

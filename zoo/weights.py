@@ -11,11 +11,12 @@ from torch import Tensor
 
 from zoo.data import Batch
 from zoo.handlers import Enumerate, Particles, Record, Replay, is_data, log_prob
+from zoo.held import held
 from zoo.local_params import at_home
 from zoo.model import Model, as_model, observe
 from zoo.particle_weights import LogWeights
 from zoo.particles import one_by_one, outer_sum, split, vectorizes
-from zoo.paths import Cut, Draws, Memory, held, lacks_path
+from zoo.paths import Cut, Draws, Memory, lacks_path
 from zoo.relaxed import Relaxed
 
 __all__ = ["LogWeights", "log_weights"]
@@ -54,7 +55,9 @@ def log_weights(
     Reference: Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", 2016.
     """
     model = as_model(model)
-    if num_particles < 1 or num_outer < 1:
+    if not torch.is_grad_enabled():
+        draws = "path"  # there is no gradient to carry
+    if min(num_particles, num_outer) < 1 or not isinstance(num_particles * num_outer, int):
         raise ValueError(
             f"num_particles and num_outer count draws from 1, got {num_particles}, {num_outer}"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from zoo.context import seeded
 from zoo.data import Dataset
 from zoo.diagnostics._moments_of_gradients import Value, slope
 from zoo.diagnostics.gradient_noise import GradientNoise
+from zoo.registry import resolve
 
 OWN = {"estimator", "reader", "drawer"}  # modules of a guide that no draw of its latents depends on
 OTHER_BOUND = (
@@ -135,7 +137,15 @@ def _with_estimator(guide: Guide, data: Dataset, word: str, options: Mapping[str
 def of_the_bound(
     objective: str, k: int, guides: Mapping[str, Guide]
 ) -> tuple[dict[str, Guide], dict[str, str]]:
-    """Those whose gradient is of the same bound as that of draws of y, and why others are not."""
+    """Those whose gradient is of the same bound as that of draws of y, and why others are not.
+
+    Of an objective with a gradient of its own, such as wake_sleep, the first alone.
+    """
+    function = resolve("objectives", objective.partition(":")[0])
+    if "estimator" not in inspect.signature(function).parameters:
+        (first, guide), *others = guides.items()
+        why = f"{objective} has a gradient of its own, whatever the estimator"
+        return {first: guide}, {word: why for word, _ in others}
     alike = objective == "elbo" or k == 1 or len(guides) == 1
     apart = [] if alike else [word for word, guide in guides.items() if _sums(guide)]
     if len(apart) == len(guides):

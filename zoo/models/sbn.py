@@ -24,9 +24,9 @@ class SBN(HierarchicalVAE, VAE):  # a word by its second base, which the first o
     hidden=() it is the sigmoid belief network of Neal, and with its guide (inference `bottom_up`) a
     Helmholtz machine.
 
-    `conditional` gives each p(z_l | z_{l+1}), `decode` p(x | z_1). A guide draws the bits, and the
-    estimator says how their gradient is estimated (score unless told otherwise, vimco for bounds of
-    several particles); its networks have hidden layers as wide as the layers of bits.
+    `conditional` gives each p(z_l | z_{l+1}), `decode` p(x | z_1). A guide draws the bits, and its
+    estimator says how their gradient is estimated: score unless told otherwise; for bounds of
+    several particles choose vimco. Its networks have hidden layers as wide as the layers of bits.
 
     Args:
         data_dim: D.

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from zoo.context import frozen
 from zoo.data import Batch
+from zoo.held import pathless
 from zoo.kl_weight import tempered
 from zoo.model import Model, as_model
 from zoo.objectives._rebar import control
 from zoo.objectives._reductions import Reduction, mean
-from zoo.paths import Draws, pathless
+from zoo.paths import Draws
 from zoo.weights import LogWeights, log_weights
 
 Guide = Callable[[Batch], Any]
@@ -73,13 +74,17 @@ def bound_loss(
 ) -> Tensor:
     """The loss of log weights that ``weigh`` gave."""
     by_state = summed and weights.log_q_enum is not None  # a draw for each y, weighed with all
+    if by_state and weights.paths is not None and (isinstance(beta, Tensor) or beta != 1):
+        raise ValueError(
+            "dreg of iwae_sum is known for β = 1 alone, without a warm-up; use pathwise, or iwae"
+        )
     if summed:
         weights = replace(weights, log_q_enum=None)
     if reduce is not mean:
         check_weighted(weights, guide)
     if reduce.upper and (weights.has_globals or weights.log_q_enum is not None):
         what = "global latents give" if weights.has_globals else "an average over q(y | x) gives"
-        raise ValueError(f"α < 0 is an upper bound and {what} a lower one; use α ≥ 0")
+        raise ValueError(f"α < 0 is an upper bound and {what} a lower one; use α ≥ 0, not cubo")
     log_q = weights.log_q_score
     if log_q is not None and reduce is mean:  # E[∇ log q] = 0: noise alone
         weights = replace(weights, local=weights.local + (log_q - log_q.detach()))
@@ -88,6 +93,8 @@ def bound_loss(
         _put_factor(told, reduce, beta, word, by_state)
     loss = -told.per_datapoint(reduce).mean() + reward(weights)
     if log_q is None:
+        if word == "rebar" and getattr(guide, "gradient", None) != word:
+            raise ValueError("rebar relaxes a discrete draw, and the guide has none; use pathwise")
         return loss
     loss = loss + _score(told, log_q, reduce, guide, batch, word)
     return loss + control(model, guide, batch, weights, beta) if word == "rebar" else loss
@@ -101,7 +108,10 @@ def chosen(guide: Guide, estimator: str | None) -> str:
     """
     word = estimator or getattr(guide, "gradient", "pathwise")
     if word not in ESTIMATORS:
-        raise ValueError(f"there is no estimator {word!r} of a bound's gradient; {ESTIMATORS} are")
+        raise ValueError(
+            f"there is no estimator {word!r} of a bound's gradient; there are {ESTIMATORS} (words "
+            "such as enumerate and gumbel say how a guide draws: Guide(…, estimator=…))"
+        )
     return word
 
 
@@ -116,10 +126,15 @@ def weigh(
     """
     draws = DRAWS.get(word)
     if draws is None:
-        known = getattr(getattr(guide, "latents", None), "discrete", ())
-        labelled = not batch.values.keys().isdisjoint(known)  # others of its rows have a y to score
-        found = labelled or pathless(guide, as_model(model).plate, batch.unscaled())
+        own = getattr(getattr(guide, "latents", None), "discrete", ())
+        of_labels = bool(own) and getattr(guide, "gradient", None) == word  # y is scored, z is not
+        found = of_labels or pathless(guide, as_model(model).plate, batch.unscaled())
         draws = "score" if found else "cut"
+    if getattr(getattr(guide, "family", None), "is_state", False):
+        raise ValueError(
+            "the family chain is the state of Markov chains, which the objective mcem alone moves; "
+            "use mcem, or the family delta or mean_field"
+        )
     if draws in ("held", "cut") and not getattr(guide, "has_density", True):
         raise ValueError(f"a point mass (delta) has no log q to estimate by {word}; use pathwise")
     if draws in ("held", "cut") and not getattr(guide, "scores", True):
@@ -140,6 +155,11 @@ def _put_factor(
     weights: LogWeights, reduce: Reduction, beta: float | Tensor, word: str, by_state: bool
 ) -> None:
     """r_k, or 1 - β (1 - r_k) where log q counts β times, to the paths of the draws."""
+    if word == "stl" and reduce is not mean:
+        raise ValueError(
+            "stl is unbiased for the elbo alone: with weights that are normalised the score does "
+            "not vanish; use dreg, which is the same idea done right, or pathwise"
+        )
     summed = weights.log_q_enum is None or weights.log_q_enum.dim() > 2
     h = (weights.expected if summed and not by_state else weights.local).detach()
     if by_state:  # as if all states of all draws were draws of one mixture
@@ -148,11 +168,6 @@ def _put_factor(
         ratio = reduce.ratio(h)
     if ratio is None or weights.paths is None:
         return
-    if word == "stl":
-        raise ValueError(
-            "stl is unbiased for the elbo alone: with weights that are normalised the score does "
-            "not vanish; use dreg, which is the same idea done right, or pathwise"
-        )
     sizes = tuple(weights.enumerated.values())[::-1] if h.dim() > 3 else ()
     weights.paths.put((1 - beta * (1 - ratio)).reshape(*sizes, *h.shape[-3:]))
 
@@ -160,7 +175,7 @@ def _put_factor(
 def _score(
     weights: LogWeights, log_q: Tensor, reduce: Reduction, guide: Guide, batch: Batch, word: str
 ) -> Tensor:
-    """(): of value 0 and gradient -mean Σ_k s_k ∇ log q(z_k); and the loss of a baseline."""
+    """(): of value 0; its gradient -mean Σ_k s_k ∇ log q(z_k), and a baseline's own."""
     if weights.log_q_enum is not None or log_q.dim() > 3:
         raise ValueError(
             "the score function of a draw beside a discrete site that is enumerated is not "
@@ -168,16 +183,16 @@ def _score(
         )
     if word == "rebar" and reduce is not mean:
         raise ValueError("rebar is for the elbo; use the estimator vimco or score")
-    h, own = weights.expected.detach(), 0.0  # (S, K, B)
+    h, own = weights.expected.detach(), weights.local.new_zeros(())  # (S, K, B)
     if word == "vimco":
         signals = reduce.signals(h)
     else:
         gain = h / h.shape[-2] if reduce is mean else reduce(h).unsqueeze(-2)
         baseline = None if word == "rebar" else getattr(guide, "baseline", None)
-        b, own = (0.0, 0.0) if baseline is None else baseline(gain, batch)
-        signals = gain - b
-    term = (signals * log_q).sum(-2).mean()
-    return own - (term - term.detach())
+        b, fit = (0.0, own) if baseline is None else baseline(gain, batch)
+        signals, own = gain - b, own + fit
+    term = own - (signals * log_q).sum(-2).mean()
+    return term - term.detach()
 
 
 @contextmanager

@@ -122,7 +122,7 @@ class Blend(Reduction):
 
     def __post_init__(self) -> None:
         if not 0 <= self.beta <= 1:
-            raise ValueError(f"β, the share of the ELBO, is from 0 to 1, got {self.beta}")
+            raise ValueError(f"the share of the ELBO is from 0 to 1, got {self.beta}")
 
     def __call__(self, h: Tensor) -> Tensor:
         return self.beta * mean(h) + (1 - self.beta) * log_mean_exp(h)

@@ -68,6 +68,8 @@ def elbo(
     Autoregressive Flow", 2016; for stl Roeder, Wu and Duvenaud, "Sticking the Landing", 2017.
     """
     word = chosen(guide, estimator)
+    if kl not in ("drawn", "analytic"):
+        raise ValueError(f"kl is drawn or analytic, got {kl!r}")
     weights = weigh(model, guide, batch, num_particles, num_outer, word)
     if kl == "analytic":
         weights = with_closed_kl(weights, word)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -49,7 +50,15 @@ def cubo(
     Reference: Dieng, Tran, Ranganath, Paisley and Blei, "Variational Inference via χ Upper Bound
     Minimization", 2017.
     """
-    if not order > 1:
-        raise ValueError(f"the order of the χ bound is above 1, got {order}")
+    if not (order > 1 and math.isfinite(order)):
+        raise ValueError(f"the order of the χ bound is above 1 and finite, got {order}")
+    reduce = Downwards(1 - order)
     with trained_alone("guide", model, guide):
-        return -loss_of(model, guide, batch, Power(1 - order), num_particles, estimator=estimator)
+        return loss_of(model, guide, batch, reduce, num_particles, estimator=estimator)
+
+
+class Downwards(Power):
+    """-L: an upper bound, which is minimised where the others are maximised."""
+
+    def __call__(self, h: Tensor) -> Tensor:
+        return -super().__call__(h)

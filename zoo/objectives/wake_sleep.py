@@ -16,6 +16,7 @@ from torch import Tensor
 
 from zoo.data import Batch
 from zoo.handlers import Record, Replay, in_plate, is_data, log_prob
+from zoo.held import given_globals
 from zoo.local_params import at_home
 from zoo.model import Model, as_model
 from zoo.objectives._gradient import check_weighted, reward
@@ -39,7 +40,9 @@ def wake_sleep(
 
     Args:
         model: p.
-        guide: q, amortized, with a density; global latents take the path-wise gradient of the ELBO.
+        guide: q, with a density, and amortized (one of your own with a table says so by an
+            attribute ``amortized = False``); global latents take the path-wise gradient of the
+            ELBO, and those of the rows are not given them.
         batch: B rows, and so many dreams.
         num_particles: K, draws for each row.
         num_outer: S, draws of the global latents.
@@ -130,7 +133,8 @@ def forward_kl(
             "forward_kl fits q of the latents of rows, and there are global ones, whose q it would "
             "leave as it is; use elbo or rws"
         )
-    return _awake(weights) if rows == "observed" else _asleep(model, guide, batch, weights)
+    found = _awake(weights) if rows == "observed" else _asleep(model, guide, batch, weights)
+    return found + reward(weights)
 
 
 def _cut(model: Model, guide: Guide, batch: Batch, inner: int, outer: int) -> LogWeights:
@@ -139,8 +143,17 @@ def _cut(model: Model, guide: Guide, batch: Batch, inner: int, outer: int) -> Lo
             "this objective takes log q of a given z, and the guide's family scores its own draws "
             "alone; use mean_field, full_rank or iaf"
         )
+    if (word := getattr(guide, "gradient", "pathwise")) in ("stl", "dreg"):
+        raise ValueError(
+            f"the draws are held here, and {word} follows their path: leave the estimator out"
+        )
     weights = log_weights(model, guide, batch, inner, outer, "cut")
     check_weighted(weights, guide)
+    if weights.has_globals and given_globals(guide, as_model(model), batch.unscaled()):
+        raise ValueError(
+            "the guide's q(z | x, g) is given draws of global latents, whose way through the draws "
+            "of the rows is cut here; use elbo or iwae"
+        )
     return weights
 
 
