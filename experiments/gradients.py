@@ -126,22 +126,28 @@ def gradients(
         raise ValueError(
             f"none of the estimators goes with the guide: {'; '.join(refused.values())}"
         )
-    cells = {}
+    cells, failed = {}, {}
     for word in aims:
         for k in sorted(set(num_particles)):
             ways, apart = of_the_bound(word, k, guides)
-            found = gradient_noise(
-                part,
-                ways,
-                rows,
-                word,
-                {**options[word], "num_particles": k},
-                num_rows=num_rows,
-                num_gradients=num_gradients,
-                minibatch_noise=minibatch_noise,
-                seed=seed,
-            )
+            try:
+                found = gradient_noise(
+                    part,
+                    ways,
+                    rows,
+                    word,
+                    {**options[word], "num_particles": k},
+                    num_rows=num_rows,
+                    num_gradients=num_gradients,
+                    minibatch_noise=minibatch_noise,
+                    seed=seed,
+                )
+            except ValueError as error:
+                failed[f"{word}, K = {k}"] = str(error)
+                continue
             cells[word, k] = replace(found, refused={**found.refused, **apart})
+    if not cells:
+        raise ValueError("; ".join(dict.fromkeys(failed.values())))
     about = {
         **{key: getattr(spec, key) for key in ("model", "data", "family", "inference")},
         "run": None if run is None else str(run),
@@ -153,7 +159,7 @@ def gradients(
     }
     own_names = {name for name, _ in guide.named_parameters()}
     untrained = [w for w, g in guides.items() if {n for n, _ in g.named_parameters()} - own_names]
-    result = Gradients(about, cells, refused, tuple(untrained))
+    result = Gradients(about, cells, refused | failed, tuple(untrained))
     for table in gradients_tables(result):
         console.print(table, highlight=False)
     for line in remarks(result):

@@ -142,7 +142,7 @@ def check(spec: Spec) -> None:
             raise ValueError(f"{name} counts from {low}, got {value}")
     if (clip := options.get("clip")) is not None and not clip > 0:
         raise ValueError(f"clip is the longest gradient, above 0, got {clip}")
-    bind_objective(spec.objective)
+    bind_objective(spec.objective, spec.objective_options)
     try:
         torch.device("cpu" if spec.device == "auto" else spec.device)
     except RuntimeError:

@@ -108,7 +108,7 @@ def _notes(spec: Spec, guide: Guide) -> list[str]:
         notes.append(f"the guide is {what}, which is no bound")
     warm_up = spec.fit_options.get("warm_up", 0)
     if note := training_note(spec.objective, spec.objective_options, warm_up):
-        notes.append(note)
+        notes.append(note if guide.has_density else note.partition(";")[0])
     if ema := spec.fit_options.get("ema"):
         notes.append(
             f"the weights are an exponential moving average of those of the steps ({ema:g})"
@@ -121,7 +121,7 @@ def _notes(spec: Spec, guide: Guide) -> list[str]:
         )
     word = spec.objective.partition(":")[0]
     fits = getattr(resolve("objectives", word), "fits", "both")
-    if fits == "model" and local.dim and spec.family != "exact":
+    if fits == "model" and local.dim and spec.family not in ("exact", "chain"):
         notes.append(f"{word} trains no guide: elbo and iwae are those of an untrained one")
     if fits == "guide":
         notes.append(f"{word} fits the guide alone: the model is as it was at the start")

@@ -412,6 +412,18 @@ def test_reweighted_wake_sleep(phi: str) -> None:
     check(gradients(call, 400_000, 23), [*exact, wake[2]])
 
 
+def test_what_fits_q_alone_leaves_p_alone_where_q_is_made_of_it() -> None:
+    """top_down multiplies p's own conditionals into q."""
+    model, data = resolve("models", "ladder_vae").example()
+    guide = Guide(model, data, inference="top_down")
+    for word in ("cubo", "forward_kl"):
+        call = bind_objective(word)[1]
+        model.zero_grad()
+        call(model, guide, data.batch()).backward()
+        assert all(p.grad is None for p in model.parameters())
+        assert any(p.grad is not None for p in guide.parameters())
+
+
 def test_wake_sleep_and_the_forward_divergence() -> None:
     """θ: E_q[∇ log p(x, z)] = x - b - μ."""
     found = gradients(partial(wake_sleep, num_particles=2), 400_000, 29)
@@ -951,9 +963,14 @@ def test_what_does_nothing_is_refused() -> None:
         elbo(model, guide, batch, estimator="rebar")
     with pytest.raises(ValueError, match="say how a guide draws"):
         elbo(model, guide, batch, estimator="gumbel")
-    for call in (rws, wake_sleep):
-        with pytest.raises(ValueError, match="dreg follows their path: leave the estimator out"):
-            call(model, Guide(model, data, estimator="dreg"), batch)
+    for call, word in itertools.product((rws, wake_sleep), ("dreg", "vimco")):
+        with pytest.raises(ValueError, match=f"to which {word} adds nothing: leave the estimator"):
+            call(model, Guide(model, data, estimator=word), batch)
+    with pytest.raises(ValueError, match="renyi:0.5 says alpha already"):
+        bind_objective("renyi:0.5", {"alpha": 0.2})
+    for text in ("renyi:", "renyi:0_5", "miwae: 3"):
+        with pytest.raises(ValueError, match="takes its (alpha|groups) as"):
+            bind_objective(text)
     for word in ("cubo", "forward_kl"):
         with pytest.raises(ValueError, match="fits the guide alone, and freeze holds it"):
             fit(model, guide, data, word, steps=1, freeze="guide", progress=False)
@@ -966,6 +983,10 @@ def test_what_does_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="count draws from 1"):
         elbo(model, guide, batch, num_particles=2.5)  # type: ignore[arg-type]
     chains = Guide(model, data, "chain", "per_datapoint")
+    with pytest.raises(ValueError, match="no held_out with mcem"):
+        fit(model, chains, data, "mcem", steps=1, held_out=data, progress=False)
+    with pytest.raises(ValueError, match="fits the model alone, and freeze holds it"):
+        fit(model, chains, data, "mcem", steps=1, freeze="model", progress=False)
     with pytest.raises(ValueError, match="the objective mcem alone moves"):
         elbo(model, chains, batch)
 

@@ -162,7 +162,7 @@ def test_what_would_be_wrong_is_refused() -> None:
     model, data = M2.example()
     batch = data.batch()
     score = Guide(model, data, estimator="score")
-    refused("free bits need latents with a path", lambda: elbo(model, score, batch, free_bits=1.0))
+    refused("free bits need draws with a path", lambda: elbo(model, score, batch, free_bits=1.0))
     guide = Guide(model, data)
     refused("α < 0", lambda: renyi(model, guide, batch, alpha=-1.0, num_particles=3))
     refused("steps on the bound of a label", lambda: Guide(

@@ -387,3 +387,15 @@ def test_many_rows_of_a_bound_that_sums_over_y_are_not_compared_with_draws_of_y(
         assert list(found.cells[cell].ways) == ["enumerate", "score"]
     assert "another bound" in found.cells["iwae", 3].refused["enumerate"]
     assert found.untrained == ("score",) and found.as_dict()["untrained"] == ("score",)
+
+
+def test_an_objective_with_a_gradient_of_its_own_has_one_row_for_each_way_of_drawing() -> None:
+    small = {"model_options": {"hidden": (8,)}, "device": "cpu", "num_particles": (2,)}
+    found = gradients("vae", "iris", objective="wake_sleep,iwae", **QUICK, **small)
+    assert list(found.cells["wake_sleep", 2].ways) == ["pathwise"]
+    assert "dreg" in found.cells["wake_sleep", 2].refused
+    assert {"pathwise", "dreg", "score", "vimco"} <= set(found.cells["iwae", 2].ways)
+    found = gradients(
+        "m2", "iris", objective="rws", estimators="enumerate,score,vimco", **QUICK, **small
+    )
+    assert list(found.cells["rws", 2].ways) == ["enumerate", "score"]

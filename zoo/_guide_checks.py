@@ -75,6 +75,8 @@ def _seeded_weigh(model: Model, guide: Any, batch: Batch, k: int, s: int, given:
 
 def check_gradients(model: Model, guide: Any, batch: Batch) -> None:
     """The gradient of the ELBO reaches every parameter of the guide and is finite."""
+    if getattr(getattr(guide, "family", None), "is_state", False):
+        return  # of a Markov chain, which takes none
     guide.zero_grad()
     loss = elbo(model, guide, batch, num_particles=4)
     if loss.requires_grad:

@@ -147,6 +147,8 @@ def fit(
         raise ValueError("resume needs out=, the folder of the run to go on with")
     if (fits := getattr(getattr(loss_of, "func", loss_of), "fits", "both")) == freeze:
         raise ValueError(f"{name} fits the {fits} alone, and freeze holds it: nothing to train")
+    if held_out is not None and getattr(getattr(guide, "family", None), "is_state", False):
+        raise ValueError("chains of the rows at hand say nothing of others: no held_out with mcem")
     learning_rate(schedule, lr, 0, 1)
     if min(1 if batch_size is None else batch_size, 1 if clip is None else clip) <= 0:
         raise ValueError(f"batch_size and clip are positive, got {batch_size} and {clip}")

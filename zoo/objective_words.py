@@ -21,13 +21,15 @@ def bind_objective(
     """
     given = dict(options or {})
     if isinstance(objective, str):
-        word, _, value = objective.partition(":")
+        word, colon, value = objective.partition(":")
         function = resolve("objectives", word)
         known = inspect.signature(function).parameters
-        if value:
+        if colon:
             option = getattr(function, "shorthand", None)
             if option is None:
                 raise ValueError(f"{word!r} takes no value after a colon, as renyi:0.5 does")
+            if option in given:
+                raise ValueError(f"{objective} says {option} already; leave {option}=… out")
             given[option] = _value(word, option, known[option].default, value)
         if lost := sorted(set(given) - set(known)):
             raise ValueError(f"the objective {word!r} takes no {lost}; it takes {list(known)[3:]}")
@@ -46,6 +48,8 @@ def bind_objective(
 def _value(word: str, option: str, usual: Any, text: str) -> Any:
     """What stands after the colon, of the type of the option's default."""
     try:
+        if text != text.strip() or "_" in text:
+            raise ValueError
         return type(usual)(text)
     except ValueError:
         what = "a number" if isinstance(usual, float) else "a whole number"

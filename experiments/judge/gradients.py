@@ -12,6 +12,7 @@ from experiments.output import flat
 from guides.estimators import Enumerate
 from guides.guide import Guide
 from guides.labels import classifier_of
+from guides.relaxations import Gumbel
 from zoo.context import seeded
 from zoo.data import Dataset
 from zoo.diagnostics._moments_of_gradients import Value, slope
@@ -139,18 +140,29 @@ def of_the_bound(
 ) -> tuple[dict[str, Guide], dict[str, str]]:
     """Those whose gradient is of the same bound as that of draws of y, and why others are not.
 
-    Of an objective with a gradient of its own, such as wake_sleep, the first alone.
+    Of an objective with a gradient of its own, such as wake_sleep, one guide for each way in which
+    discrete latents are drawn or summed out.
     """
     function = resolve("objectives", objective.partition(":")[0])
     if "estimator" not in inspect.signature(function).parameters:
-        (first, guide), *others = guides.items()
-        why = f"{objective} has a gradient of its own, whatever the estimator"
-        return {first: guide}, {word: why for word, _ in others}
+        kept: dict[str, Guide] = {}
+        for word, guide in guides.items():
+            known = [_discrete(other) for other in kept.values()]
+            if guide.gradient not in ("stl", "dreg") and _discrete(guide) not in known:
+                kept[word] = guide
+        why = f"{objective} has a gradient of its own, which is that of another word here"
+        return kept, {word: why for word in guides if word not in kept}
     alike = objective == "elbo" or k == 1 or len(guides) == 1
     apart = [] if alike else [word for word, guide in guides.items() if _sums(guide)]
     if len(apart) == len(guides):
         apart = []
     return {w: g for w, g in guides.items() if w not in apart}, dict.fromkeys(apart, OTHER_BOUND)
+
+
+def _discrete(guide: Guide) -> tuple[bool, bool]:
+    """Whether discrete latents are summed out, and whether they are relaxed."""
+    holder = classifier_of(guide) or getattr(guide.family, "drawer", None)
+    return _sums(guide), isinstance(getattr(holder, "estimator", None), Gumbel)
 
 
 def _sums(guide: Guide) -> bool:

@@ -89,7 +89,8 @@ def sbn_mnist(scale: Scale = "cpu", seed: int = 0) -> Recipe:
         | {"test_rows": size.rows, "draws": size.draws, "steps": size.steps, "seeds": size.seeds},
         [
             f"−log p(x) is at most so much: the importance-weighted bound of {size.draws} draws, "
-            f"{size.rows} test rows; ± is the standard deviation over seeds.",
+            f"{size.rows} test rows; ± is the sd over seeds in the rows, "
+            "and the standard error in the quantities.",
             f"Each of {size.steps} steps of Adam with K draws a row, and a q that is affine layer "
             "by layer. NVIL has a learned baseline, without scaling of the signal.",
             "Of NVIL a bound by one draw is published, −ELBO, and so ours beside it.",

@@ -21,7 +21,7 @@ DECAY = 0.6  # log ε moves by t^-0.6 for each unit that the t-th acceptance is 
 JITTER = 0.2  # ε is drawn within this part of itself: no orbit closes on its start again and again
 
 
-@said(no_bound="log p(x, z) at a draw of z")
+@said(no_bound="log p(x, z) at a draw of z", fits="model")
 def mcem(
     model: Model,
     guide: Any,

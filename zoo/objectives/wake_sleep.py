@@ -19,7 +19,7 @@ from zoo.handlers import Record, Replay, in_plate, is_data, log_prob
 from zoo.held import given_globals
 from zoo.local_params import at_home
 from zoo.model import Model, as_model
-from zoo.objectives._gradient import check_weighted, reward
+from zoo.objectives._gradient import check_weighted, reward, trained_alone
 from zoo.objectives._reductions import Reduction, log_mean_exp, mean
 from zoo.objectives._said import said
 from zoo.weights import LogWeights, log_weights
@@ -127,14 +127,15 @@ def forward_kl(
     """
     if rows not in ("observed", "dreamt"):
         raise ValueError(f"rows is observed or dreamt, got {rows!r}")
-    weights = _cut(model, guide, batch, num_particles if rows == "observed" else 1, 1)
-    if weights.has_globals:
-        raise ValueError(
-            "forward_kl fits q of the latents of rows, and there are global ones, whose q it would "
-            "leave as it is; use elbo or rws"
-        )
-    found = _awake(weights) if rows == "observed" else _asleep(model, guide, batch, weights)
-    return found + reward(weights)
+    with trained_alone("guide", model, guide):
+        weights = _cut(model, guide, batch, num_particles if rows == "observed" else 1, 1)
+        if weights.has_globals:
+            raise ValueError(
+                "forward_kl fits q of the latents of rows, and there are global ones, whose q it "
+                "would leave as it is; use elbo or rws"
+            )
+        found = _awake(weights) if rows == "observed" else _asleep(model, guide, batch, weights)
+        return found + reward(weights)
 
 
 def _cut(model: Model, guide: Guide, batch: Batch, inner: int, outer: int) -> LogWeights:
@@ -143,9 +144,13 @@ def _cut(model: Model, guide: Guide, batch: Batch, inner: int, outer: int) -> Lo
             "this objective takes log q of a given z, and the guide's family scores its own draws "
             "alone; use mean_field, full_rank or iaf"
         )
-    if (word := getattr(guide, "gradient", "pathwise")) in ("stl", "dreg"):
+    latents = getattr(guide, "latents", None)
+    real = latents is not None and not (latents.discrete or latents.bits.dim)
+    word = getattr(guide, "gradient", "pathwise")
+    if word in ("stl", "dreg") or (real and word != "pathwise"):
         raise ValueError(
-            f"the draws are held here, and {word} follows their path: leave the estimator out"
+            f"this objective has a gradient of its own, to which {word} adds nothing: leave the "
+            "estimator out"
         )
     weights = log_weights(model, guide, batch, inner, outer, "cut")
     check_weighted(weights, guide)
