@@ -52,15 +52,23 @@ def with_closed_kl(weights: LogWeights, word: str = "pathwise") -> LogWeights:
 
 def _closed(q: Any, p: Any) -> Tensor | None:
     """(..., B): KL(q ‖ p) of a site; None where torch knows none, or a mask or scale is on it."""
-    weighed = [
-        s["mask"] is not None or isinstance(s["scale"], Tensor) or s["scale"] != 1 for s in (q, p)
-    ]
-    if any(weighed):
-        return None
+    return None if is_weighed(q) or is_weighed(p) else divergence(q["fn"], p["fn"])
+
+
+def is_weighed(site: Any) -> bool:
+    """Whether a mask or a scale is on a site: its density is then not that of its fn."""
+    scale = site["scale"]
+    return site["mask"] is not None or isinstance(scale, Tensor) or scale != 1
+
+
+def divergence(q: Any, p: Any) -> Tensor | None:
+    """KL(q ‖ p) in closed form, of broadcast batch shape; None where torch knows none."""
+    shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape)  # torch wants it of bits
+    q, p = q.expand(shape), p.expand(shape)
     try:
-        return kl_divergence(q["fn"], p["fn"])
+        return kl_divergence(q, p)
     except NotImplementedError:
-        return _of_gaussians(q["fn"], p["fn"])
+        return _of_gaussians(q, p)
 
 
 def _of_gaussians(q: Any, p: Any) -> Tensor | None:

@@ -14,6 +14,7 @@ from zoo.context import frozen, seeded, validation
 from zoo.data import Batch
 from zoo.handlers import Enumerate, Record, Replay, in_plate, log_prob
 from zoo.local_params import at_home
+from zoo.particles import drawn
 from zoo.paths import Memory, Paths, lacks_path
 
 Known = WeakKeyDictionary[Any, dict[Any, bool]]
@@ -26,7 +27,7 @@ def held(
     guide: Callable[[Batch], Any],
     model: Any,
     batch: Batch,
-    drawn: Mapping[str, Any],
+    sites: Mapping[str, Any],
     memory: Memory,
 ) -> tuple[dict[str, Any], Paths]:
     """The sites of the same draws with the parameters of q held: log q depends on z alone.
@@ -35,7 +36,7 @@ def held(
         guide: q.
         model: p, of whose parameters q may be made (``exact``, ``top_down``).
         batch: the rows, unscaled.
-        drawn: sites of the guide's run.
+        sites: of the guide's run.
         memory: of that run.
 
     Raises:
@@ -43,34 +44,31 @@ def held(
             that is random beside its draws.
     """
     paths = Paths()
-    exact = {  # whose log q is no estimate: what is given, and what is summed over
-        name: site
-        for name, site in drawn.items()
-        if site["is_observed"] or "_enumerated" in (site["infer"] or {})
-    }
-    free = {name: site for name, site in drawn.items() if name not in exact}
+    free = drawn(sites)
     given = {
         name: {"value": paths.alias(site) if in_plate(site, model.plate) else site["value"]}
         for name, site in free.items()
     }
-    sites = {**_again(guide, model, batch, given, memory), **exact}
+    # What is given, and what is summed over, has a log q that is no estimate.
+    exact = {name: site for name, site in sites.items() if name not in free}
+    found = {**_again(guide, model, batch, given, memory), **exact}
     if (key := tuple(batch.values)) not in (known := _checked.setdefault(guide, {})):
         _check(guide, model, batch, free, memory)
         known[key] = True
     paths.given_globals = given_globals(guide, model, batch)
-    return sites, paths
+    return found, paths
 
 
-def _check(guide: Any, model: Any, batch: Batch, drawn: Mapping[str, Any], memory: Memory) -> None:
+def _check(guide: Any, model: Any, batch: Batch, free: Mapping[str, Any], memory: Memory) -> None:
     """Refuses a guide whose log q is another when it is asked again, or cannot be held."""
-    still = {name: {"value": site["value"].detach()} for name, site in drawn.items()}
+    still = {name: {"value": site["value"].detach()} for name, site in free.items()}
     found = _again(guide, model, batch, still, memory)
-    if moved := [n for n in drawn if not _same(drawn[n], found[n])]:
+    if moved := [n for n in free if not _same(free[n], found[n])]:
         raise ValueError(
             f"the guide gives the draws of {moved} another density when it is asked again, as "
             "with dropout; stl and dreg need q to be one distribution: use pathwise"
         )
-    if leaks := [n for n in drawn if found[n]["held"].requires_grad]:
+    if leaks := [n for n in free if found[n]["held"].requires_grad]:
         raise ValueError(
             f"stl and dreg hold the parameters of q, and those of {leaks} belong neither to "
             "guide nor model; make the guide an nn.Module that has them, or use pathwise"
@@ -95,10 +93,10 @@ def _again(
     return q.sites
 
 
-def _same(drawn: Any, again: Any) -> bool:
+def _same(site: Any, again: Any) -> bool:
     """Whether a draw has the log q that it was drawn with."""
     with torch.no_grad():
-        return torch.allclose(log_prob(drawn), again["held"], rtol=1e-3, atol=1e-3)
+        return torch.allclose(log_prob(site), again["held"], rtol=1e-3, atol=1e-3)
 
 
 def pathless(guide: Callable[[Batch], Any], plate: str, batch: Batch) -> bool:
@@ -115,9 +113,9 @@ def given_globals(guide: Callable[[Batch], Any], model: Any, batch: Batch) -> bo
     known, key = _given_globals.setdefault(guide, {}), tuple(batch.values)
     if key not in known:
         plate, memory = model.plate, Memory()
-        sites = _run(guide, plate, batch, memory)
-        shared = [n for n, s in sites.items() if not (s["is_observed"] or in_plate(s, plate))]
-        given = {n: {"value": s["value"].detach()} for n, s in sites.items() if is_drawn(s)}
+        free = drawn(_run(guide, plate, batch, memory))
+        shared = [n for n, s in free.items() if not in_plate(s, plate)]
+        given = {n: {"value": s["value"].detach()} for n, s in free.items()}
         for name in shared:
             given[name]["value"].requires_grad_()
         found: dict[str, Any] = {}
@@ -127,11 +125,6 @@ def given_globals(guide: Callable[[Batch], Any], model: Any, batch: Batch) -> bo
         rows = [n for n in given if n not in shared]
         known[key] = any(found[n]["held"].requires_grad for n in rows if n in found)
     return known[key]
-
-
-def is_drawn(site: Any) -> bool:
-    """Whether a site is drawn, and so can be given its draw again."""
-    return not site["is_observed"] and "_enumerated" not in (site["infer"] or {})
 
 
 def _run(guide: Any, plate: str, batch: Batch, memory: Memory) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent
 
+from zoo.closed_kl import is_weighed
 from zoo.handlers import log_prob
 from zoo.registry import entries, resolve
 from zoo.weights import LogWeights
@@ -117,8 +118,7 @@ def _factors(site: Any) -> Tensor | None:
     fn, inner = site["fn"], site["fn"]
     while isinstance(inner, Independent):
         inner = inner.base_dist
-    weighed = site["mask"] is not None or isinstance(site["scale"], Tensor) or site["scale"] != 1
-    if inner is fn or inner.event_shape or weighed:
+    if inner is fn or inner.event_shape or is_weighed(site):
         return None
     terms = inner.log_prob(site["value"])
     before = tuple(range(-fn.event_dim, -1))

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Independent, kl_divergence
+from torch.distributions import Independent
 
+from zoo.closed_kl import divergence, is_weighed
 from zoo.data import Batch
 from zoo.handlers import Enumerate, Particles, Record, in_plate, log_prob
 from zoo.local_params import at_home
@@ -118,7 +119,7 @@ def _terms(
         values = log_prob(q) - log_prob(p)
     else:
         event = q["fn"].event_shape
-        values = _divergence(one, other) if closed else None
+        values = divergence(one, other) if closed else None
         if values is None:
             values = one.log_prob(q["value"]) - other.log_prob(q["value"])
     if share is None:
@@ -129,22 +130,12 @@ def _terms(
     return Terms(values.mean(0), bool(event))
 
 
-def _divergence(q: Any, p: Any) -> Tensor | None:
-    """KL(q ‖ p) in closed form, where there is one."""
-    shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape)  # torch wants it of bits
-    try:
-        return kl_divergence(q.expand(shape), p.expand(shape))
-    except NotImplementedError:
-        return None
-
-
 def _factors(site: Any) -> Any:
     """The distribution of one dimension, where the site is a product of such; else None."""
     inner = site["fn"]
     while isinstance(inner, Independent):
         inner = inner.base_dist
-    weighed = site["mask"] is not None or isinstance(site["scale"], Tensor) or site["scale"] != 1
-    return None if inner.event_shape or weighed else inner
+    return None if inner.event_shape or is_weighed(site) else inner
 
 
 def posterior_means(

@@ -89,8 +89,7 @@ def bound_loss(
     if log_q is not None and reduce is mean:  # E[∇ log q] = 0: noise alone
         weights = replace(weights, local=weights.local + (log_q - log_q.detach()))
     told = tempered(weights, beta)
-    if weights.paths is not None:
-        _put_factor(told, reduce, beta, word, by_state)
+    _put_factor(told, reduce, beta, word, by_state)
     loss = -told.per_datapoint(reduce).mean() + reward(weights)
     if log_q is None:
         if word == "rebar" and getattr(guide, "gradient", None) != word:
@@ -155,6 +154,8 @@ def _put_factor(
     weights: LogWeights, reduce: Reduction, beta: float | Tensor, word: str, by_state: bool
 ) -> None:
     """r_k, or 1 - β (1 - r_k) where log q counts β times, to the paths of the draws."""
+    if weights.paths is None:
+        return
     if word == "stl" and reduce is not mean:
         raise ValueError(
             "stl is unbiased for the elbo alone: with weights that are normalised the score does "
@@ -166,7 +167,7 @@ def _put_factor(
         ratio: Any = (h - h.logsumexp((0, -2), keepdim=True)).exp()
     else:
         ratio = reduce.ratio(h)
-    if ratio is None or weights.paths is None:
+    if ratio is None:
         return
     sizes = tuple(weights.enumerated.values())[::-1] if h.dim() > 3 else ()
     weights.paths.put((1 - beta * (1 - ratio)).reshape(*sizes, *h.shape[-3:]))

@@ -22,6 +22,7 @@ from zoo.model import Model, as_model
 from zoo.objectives._gradient import check_weighted, reward, trained_alone
 from zoo.objectives._reductions import Reduction, log_mean_exp, mean
 from zoo.objectives._said import said
+from zoo.particles import one_particle
 from zoo.weights import LogWeights, log_weights
 
 __all__ = ["forward_kl", "rws", "wake_sleep"]
@@ -190,23 +191,16 @@ def _asleep(model: Model, guide: Guide, batch: Batch, weights: LogWeights) -> Te
             "the sleep phase needs q of rows that p dreams, and this guide has a table of the rows "
             "of the data; use inference='amortized', or rws with phi='wake'"
         )
-    given = {name: {"value": _first(site)} for name, site in weights.globals.items()}
     model, plain = as_model(model), batch.unscaled()
+    given = weights.globals
+    if weights.local.shape[-3] > 1:  # the first of several draws
+        given = {n: one_particle(site, model.plate, 0, 0) for n, site in given.items()}
     with torch.no_grad(), Replay(given), Record() as p:
         model.run(plain)
     local = {name: site["value"] for name, site in p.sites.items() if in_plate(site, model.plate)}
     seen = {name: local.get(name, value) for name, value in plain.values.items()}
     latents = {n: v for n, v in local.items() if n not in seen and not is_data(p.sites[n])}
     return -_log_q(guide, replace(plain, values=seen), latents).mean()
-
-
-def _first(site: Any) -> Tensor:
-    """One draw of a global latent, as the model's own run would have it."""
-    value = site["value"].detach()
-    extra = value.dim() - len(site["fn"].event_shape)
-    return (
-        value if extra < 2 else value[0].reshape(value.shape[2:] if extra == 2 else value.shape[2:])
-    )
 
 
 def _log_q(guide: Any, batch: Batch, latents: dict[str, Tensor]) -> Tensor:
